@@ -1,0 +1,72 @@
+"""Sparrow's engine: runs sparse-quantized ONNX models on the CPU.
+
+    model = engine.compile("path/to/model.onnx")
+    outputs = model.run({"input_ids": ids, "attention_mask": mask})
+
+Everything is imported when it is first used, so that `import engine` is quick and needs no compiled library.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import (
+    EngineError,
+    InputError,
+    ModelError,
+    PipelineError,
+    PlanError,
+    RuntimeFailure,
+    UnsupportedModelError,
+    UnsupportedNode,
+)
+
+if TYPE_CHECKING:
+    from engine.pipelines import Pipeline
+    from engine.runtime import CompiledModel
+    from zoo import Stub
+
+__all__ = [
+    "CompiledModel",
+    "EngineError",
+    "InputError",
+    "ModelError",
+    "Pipeline",
+    "PipelineError",
+    "PlanError",
+    "RuntimeFailure",
+    "UnsupportedModelError",
+    "UnsupportedNode",
+    "compile",
+]
+
+_LAZY = {"CompiledModel": "engine.runtime", "Pipeline": "engine.pipelines"}
+
+
+def compile(  # noqa: A001 - `engine.compile` is what callers read
+    source: str | os.PathLike[str] | Stub, num_cores: int | None = None
+) -> CompiledModel:
+    """A model, ready to run on `num_cores` cores (None: all that the process may use).
+
+    `source` is an .onnx file, a .plan file, a folder that holds model.onnx (or deployment/model.onnx), or a
+    `zoo:` stub. Raises ModelError for a damaged file, UnsupportedModelError for one with nodes that the engine
+    can't run, PlanError for a damaged plan, and for a stub what `zoo.pull` raises.
+    """
+    from engine.model_source import find_model
+    from engine.runtime import CompiledModel
+
+    path = find_model(source)
+    if path.suffix == ".plan":
+        return CompiledModel.from_plan(path, num_cores)
+    from engine.compiler import compile_onnx
+    from engine.plan import encode
+
+    return CompiledModel.from_plan(encode(compile_onnx(path)), num_cores)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'engine' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -1,0 +1,66 @@
+/* Sixteen lanes as one 512-bit register. */
+#ifndef SPW_LANES_H
+#define SPW_LANES_H
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#define SPW_KERNEL(name) spw_##name##_avx512vnni
+#define SPW_INLINE static inline __attribute__((always_inline))
+
+enum { S8_ROWS = 8, S8_TILES = 3, F32_ROWS = 8, F32_TILES = 3, SPARSE_TILES = 8 };
+
+typedef __m512 vf;
+typedef __m512i vi;
+typedef __m512i vx;
+typedef __m512i vw;
+typedef __m512i vacc;
+
+SPW_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+SPW_INLINE void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
+SPW_INLINE vf vf_set1(float a) { return _mm512_set1_ps(a); }
+SPW_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+SPW_INLINE vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+SPW_INLINE vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+SPW_INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+SPW_INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+SPW_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+SPW_INLINE vf vf_sqrt(vf a) { return _mm512_sqrt_ps(a); }
+SPW_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+SPW_INLINE vf vf_where_less(vf a, vf b, vf yes, vf no) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+}
+
+SPW_INLINE vi vi_load(const void *p) { return _mm512_loadu_si512(p); }
+SPW_INLINE void vi_store(void *p, vi a) { _mm512_storeu_si512(p, a); }
+SPW_INLINE vi vi_set1(int32_t a) { return _mm512_set1_epi32(a); }
+SPW_INLINE vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+SPW_INLINE vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
+SPW_INLINE vi vi_mul(vi a, vi b) { return _mm512_mullo_epi32(a, b); }
+SPW_INLINE vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
+SPW_INLINE vi vi_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
+#define vi_shl(a, bits) _mm512_slli_epi32((a), (bits))
+SPW_INLINE vf vi_to_float(vi a) { return _mm512_cvtepi32_ps(a); }
+SPW_INLINE vi vf_to_int(vf a) { return _mm512_cvttps_epi32(a); }
+SPW_INLINE vi vf_bits(vf a) { return _mm512_castps_si512(a); }
+SPW_INLINE vf vi_as_float(vi a) { return _mm512_castsi512_ps(a); }
+
+SPW_INLINE vx vx_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
+SPW_INLINE vw vw_load(const int8_t *p) {
+  int32_t bits;
+  memcpy(&bits, p, sizeof bits);
+  return _mm512_set1_epi32(bits);
+}
+SPW_INLINE vacc vacc_zero(void) { return _mm512_setzero_si512(); }
+SPW_INLINE vacc vacc_load(const void *p) { return _mm512_loadu_si512(p); }
+SPW_INLINE vacc vacc_dot(vacc a, vx x, vw w) { return _mm512_dpbusd_epi32(a, x, w); }
+SPW_INLINE vi vacc_sum(vacc a) { return a; }
+
+SPW_INLINE void transpose_4x4_bytes(const uint8_t *from, uint8_t *to) {
+  const __m512i order = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  _mm512_storeu_si512(to, _mm512_shuffle_epi8(_mm512_loadu_si512(from), order));
+}
+
+#endif

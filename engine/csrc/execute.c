@@ -1,0 +1,379 @@
+/* Runs the steps one after another, each split over the pool. Nothing here allocates or can fail: all was
+ * checked when the plan was opened and when the request was prepared. */
+#include <string.h>
+
+#include "session.h"
+#include "steps.h"
+
+enum {
+  ITEMS_PER_THREAD = 4,   /* so that a thread that starts late holds nobody up */
+  ITEM_ROWS = 64,         /* fewest rows of a linear layer that are worth an item */
+  ATTENTION_TILES = 12    /* most query tiles of one item; each item converts its keys and values again */
+};
+
+typedef struct job {
+  spw_session *session;
+  const spw_kernels *kernels;
+  const spw_file_step *step;
+  uint32_t tiles;                 /* of the step's rows: tokens or sequences */
+  uint32_t tile_parts, row_parts; /* items = tile_parts * row_parts */
+  uint32_t rows;
+  union {
+    spw_linear_u8 linear_u8;
+    spw_linear_f32 linear_f32;
+    spw_attention attention;
+    spw_layernorm layernorm;
+    spw_quantize quantize;
+    spw_elementwise elementwise;
+    spw_embed embed;
+  } args;
+} job;
+
+static spw_tiles tiles_of(const spw_session *s, uint32_t id) {
+  if (id == SPW_ABSENT) return (spw_tiles){NULL, 0};
+  const spw_file_buffer *b = &s->plan->buffers[id];
+  return (spw_tiles){s->arena + b->offset * s->tiles, spw_buffer_tile_bytes(b)};
+}
+
+static uint32_t channels_of(const spw_session *s, uint32_t id) { return s->plan->buffers[id].channels; }
+
+static uint32_t tiles_count(const spw_session *s, uint32_t id) {
+  return s->plan->buffers[id].per_batch ? s->batch_tiles : s->tiles;
+}
+
+static uint32_t at_most(uint32_t a, uint32_t b) { return a < b ? a : b; }
+static uint32_t at_least(uint32_t a, uint32_t b) { return a > b ? a : b; }
+static uint32_t divide_up(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
+
+/* Part `index` of `parts` of [0, count), each a whole number of `unit`s but the last. */
+static void part(uint32_t count, uint32_t unit, uint32_t parts, uint32_t index, uint32_t *begin, uint32_t *end) {
+  uint64_t units = divide_up(count, unit);
+  *begin = at_most((uint32_t)(units * index / parts) * unit, count);
+  *end = at_most((uint32_t)(units * (index + 1) / parts) * unit, count);
+}
+
+static void *scratch_of(const job *j, uint32_t worker) {
+  return j->session->scratch + worker * j->session->scratch_stride;
+}
+
+static void run_split(job *j, spw_task task, uint32_t tile_parts, uint32_t row_parts) {
+  j->tile_parts = at_least(1, tile_parts);
+  j->row_parts = at_least(1, row_parts);
+  spw_pool_run(j->session->pool, task, j, j->tile_parts * j->row_parts);
+}
+
+static void run_tiles(job *j, spw_task task) {
+  uint32_t wanted = spw_pool_threads(j->session->pool) * ITEMS_PER_THREAD;
+  run_split(j, task, at_most(j->tiles, wanted), 1);
+}
+
+/* Tiles are split in whole groups of `group`; rows only as far as that leaves threads without work. */
+static void run_linear(job *j, spw_task task, uint32_t rows, uint32_t group) {
+  uint32_t wanted = spw_pool_threads(j->session->pool) * ITEMS_PER_THREAD;
+  uint32_t tile_parts = at_most(divide_up(j->tiles, group), wanted);
+  j->rows = rows;
+  run_split(j, task, tile_parts, at_most(divide_up(wanted, tile_parts), divide_up(rows, ITEM_ROWS)));
+}
+
+static void linear_part(const job *j, uint32_t item, uint32_t group, uint32_t range[4]) {
+  part(j->tiles, group, j->tile_parts, item / j->row_parts, &range[0], &range[1]);
+  part(j->rows, SPW_ROW_BLOCK, j->row_parts, item % j->row_parts, &range[2], &range[3]);
+}
+
+static void embed_item(void *context, uint32_t item, uint32_t worker) {
+  const job *j = context;
+  uint32_t begin, end;
+  (void)worker;
+  part(j->tiles, 1, j->tile_parts, item, &begin, &end);
+  j->kernels->embed(&j->args.embed, begin, end);
+}
+
+static uint32_t row_of(const spw_session *s, const uint32_t *table, uint32_t b, uint32_t t) {
+  if (table[0] == SOURCE_CONSTANT) return table[2];
+  if (table[0] == SOURCE_POSITION) return table[2] + t;
+  return (uint32_t)s->inputs[table[1]][(size_t)b * s->sequence + t];
+}
+
+static void fill_rows(const spw_session *s, const uint32_t *table, uint32_t *rows) {
+  for (uint32_t b = 0; b < s->batch; b++)
+    for (uint32_t t = 0; t < s->sequences[b].tokens; t++)
+      rows[(size_t)s->sequences[b].first_tile * SPW_LANES + t] = row_of(s, table, b, t);
+}
+
+static void run_embed(job *j) {
+  spw_session *s = j->session;
+  spw_embed *args = &j->args.embed;
+  args->y = tiles_of(s, j->step->out[0]);
+  args->present = s->present;
+  args->table_count = j->step->attributes[EMBED_TABLES];
+  args->channels = channels_of(s, j->step->out[0]);
+  for (uint32_t i = 0; i < args->table_count; i++) {
+    uint32_t *rows = s->rows + (size_t)i * s->tiles * SPW_LANES;
+    bool s8 = j->step->attributes[EMBED_S8] >> i & 1;
+    const void *values = spw_blob(s->plan, j->step, i);
+    fill_rows(s, j->step->attributes + EMBED_FIRST + 4 * i, rows);
+    args->tables[i] = (spw_table){s8 ? NULL : values, s8 ? values : NULL, j->step->scalars[i], rows};
+  }
+  run_tiles(j, embed_item);
+}
+
+static void layernorm_item(void *context, uint32_t item, uint32_t worker) {
+  const job *j = context;
+  uint32_t begin, end;
+  part(j->tiles, 1, j->tile_parts, item, &begin, &end);
+  j->kernels->layernorm(&j->args.layernorm, begin, end, scratch_of(j, worker));
+}
+
+static void run_layernorm(job *j) {
+  const spw_session *s = j->session;
+  const spw_file_step *step = j->step;
+  j->args.layernorm = (spw_layernorm){
+      .x = tiles_of(s, step->in[0]),
+      .residual = tiles_of(s, step->in[1]),
+      .y = tiles_of(s, step->out[0]),
+      .y_quantized = tiles_of(s, step->out[1]),
+      .gamma = spw_blob(s->plan, step, 0),
+      .beta = spw_blob(s->plan, step, 1),
+      .channels = channels_of(s, step->in[0]),
+      .epsilon = step->scalars[0],
+      .out = {step->scalars[1], (int32_t)step->attributes[0]},
+  };
+  run_tiles(j, layernorm_item);
+}
+
+static void quantize_item(void *context, uint32_t item, uint32_t worker) {
+  const job *j = context;
+  uint32_t begin, end;
+  (void)worker;
+  part(j->tiles, 1, j->tile_parts, item, &begin, &end);
+  j->kernels->quantize(&j->args.quantize, begin, end);
+}
+
+static void run_quantize(job *j) {
+  const spw_session *s = j->session;
+  j->args.quantize = (spw_quantize){tiles_of(s, j->step->in[0]), tiles_of(s, j->step->out[0]),
+                                    channels_of(s, j->step->in[0]),
+                                    {j->step->scalars[0], (int32_t)j->step->attributes[0]}};
+  run_tiles(j, quantize_item);
+}
+
+static void gemm_f32_item(void *context, uint32_t item, uint32_t worker) {
+  const job *j = context;
+  uint32_t r[4];
+  (void)worker;
+  linear_part(j, item, SPW_DENSE_TILES * 3, r);
+  j->kernels->gemm_f32(&j->args.linear_f32, r[0], r[1], r[2], r[3]);
+}
+
+static void run_linear_f32(job *j) {
+  const spw_session *s = j->session;
+  const spw_file_step *step = j->step;
+  j->args.linear_f32 = (spw_linear_f32){
+      .x = tiles_of(s, step->in[0]),
+      .y = tiles_of(s, step->out[0]),
+      .weights = spw_blob(s->plan, step, BLOB_WEIGHTS),
+      .bias = spw_blob(s->plan, step, BLOB_BIAS),
+      .k = step->attributes[LINEAR_K],
+      .n = step->attributes[LINEAR_N],
+      .activation = (spw_activation)step->attributes[LINEAR_ACTIVATION],
+  };
+  run_linear(j, gemm_f32_item, step->attributes[LINEAR_N], SPW_DENSE_TILES * 3);
+}
+
+static void gemm_s8_item(void *context, uint32_t item, uint32_t worker) {
+  const job *j = context;
+  uint32_t r[4];
+  (void)worker;
+  linear_part(j, item, SPW_DENSE_TILES * 3, r);
+  j->kernels->gemm_s8(&j->args.linear_u8, r[0], r[1], r[2], r[3]);
+}
+
+static void spmm_s8_item(void *context, uint32_t item, uint32_t worker) {
+  const job *j = context;
+  uint32_t r[4];
+  linear_part(j, item, SPW_SPARSE_TILES, r);
+  r[3] = divide_up(r[3], SPW_ROW_BLOCK) * SPW_ROW_BLOCK;
+  j->kernels->spmm_s8(&j->args.linear_u8, r[0], r[1], r[2], r[3], scratch_of(j, worker));
+}
+
+static void run_linear_u8(job *j) {
+  const spw_session *s = j->session;
+  const spw_file_step *step = j->step;
+  bool sparse = step->op == SPW_SPARSE_U8;
+  j->args.linear_u8 = (spw_linear_u8){
+      .x = tiles_of(s, step->in[0]),
+      .y = tiles_of(s, step->out[0]),
+      .weights = spw_blob(s->plan, step, BLOB_WEIGHTS),
+      .starts = sparse ? spw_blob(s->plan, step, BLOB_STARTS) : NULL,
+      .indices = sparse ? spw_blob(s->plan, step, BLOB_INDICES) : NULL,
+      .scale = spw_blob(s->plan, step, BLOB_SCALE),
+      .bias = spw_blob(s->plan, step, BLOB_BIAS),
+      .correction = spw_blob(s->plan, step, BLOB_CORRECTION),
+      .k = step->attributes[LINEAR_K],
+      .n = step->attributes[LINEAR_N],
+      .chunk = step->attributes[LINEAR_CHUNK],
+      .activation = (spw_activation)step->attributes[LINEAR_ACTIVATION],
+      .quantized = s->plan->buffers[step->out[0]].is_u8,
+      .out = {step->scalars[0], (int32_t)step->attributes[LINEAR_OUT_ZERO]},
+  };
+  if (sparse) {
+    run_linear(j, spmm_s8_item, step->attributes[LINEAR_N], SPW_SPARSE_TILES);
+  } else {
+    run_linear(j, gemm_s8_item, step->attributes[LINEAR_N], SPW_DENSE_TILES * 3);
+  }
+}
+
+/* Finds the sequence that holds an item: first_item grows from sequence to sequence. */
+static uint32_t sequence_of(const spw_session *s, uint32_t item) {
+  uint32_t low = 0, high = s->batch;
+  while (high - low > 1) {
+    uint32_t middle = low + (high - low) / 2;
+    *(s->first_item[middle] <= item ? &low : &high) = middle;
+  }
+  return low;
+}
+
+static void attention_item(void *context, uint32_t item, uint32_t worker) {
+  const job *j = context;
+  const spw_session *s = j->session;
+  uint32_t heads = j->step->attributes[ATTENTION_HEADS], b = sequence_of(s, item / heads);
+  uint32_t tiles = divide_up(s->sequences[b].tokens, SPW_LANES), begin, end;
+  part(tiles, 1, s->first_item[b + 1] - s->first_item[b], item / heads - s->first_item[b], &begin, &end);
+  if (j->step->op == SPW_ATTENTION_U8) {
+    j->kernels->attention_u8(&j->args.attention, b, item % heads, begin, end, scratch_of(j, worker));
+  } else {
+    j->kernels->attention_f32(&j->args.attention, b, item % heads, begin, end, scratch_of(j, worker));
+  }
+}
+
+static const float *fill_mask(const spw_session *s, uint32_t input, float mask_value) {
+  if (input == SPW_ABSENT) return NULL;
+  for (uint32_t b = 0; b < s->batch; b++)
+    for (uint32_t t = 0; t < s->sequences[b].tokens; t++) {
+      bool kept = s->inputs[input][(size_t)b * s->sequence + t] != 0;
+      s->mask[(size_t)s->sequences[b].first_tile * SPW_LANES + t] = kept ? 0.0f : mask_value;
+    }
+  return s->mask;
+}
+
+static spw_quantization attention_quantization(const spw_file_step *step, uint32_t i) {
+  return (spw_quantization){step->scalars[2 + i], (int32_t)step->attributes[ATTENTION_ZERO + i]};
+}
+
+static void run_attention(job *j) {
+  spw_session *s = j->session;
+  const spw_file_step *step = j->step;
+  j->args.attention = (spw_attention){
+      .q = tiles_of(s, step->in[0]),
+      .k = tiles_of(s, step->in[1]),
+      .v = tiles_of(s, step->in[2]),
+      .y = tiles_of(s, step->out[0]),
+      .sequences = s->sequences,
+      .mask = fill_mask(s, step->attributes[ATTENTION_MASK], step->scalars[1]),
+      .head_dim = step->attributes[ATTENTION_HEAD_DIM],
+      .scale = step->scalars[0],
+      .q_quant = attention_quantization(step, 0),
+      .k_quant = attention_quantization(step, 1),
+      .v_quant = attention_quantization(step, 2),
+      .p_quant = attention_quantization(step, 3),
+      .out = attention_quantization(step, 4),
+      .quantized = s->plan->buffers[step->out[0]].is_u8,
+  };
+  s->first_item[0] = 0;
+  for (uint32_t b = 0; b < s->batch; b++)
+    s->first_item[b + 1] =
+        s->first_item[b] + divide_up(divide_up(s->sequences[b].tokens, SPW_LANES), ATTENTION_TILES);
+  run_split(j, attention_item, s->first_item[s->batch], step->attributes[ATTENTION_HEADS]);
+}
+
+static void elementwise_item(void *context, uint32_t item, uint32_t worker) {
+  const job *j = context;
+  uint32_t begin, end;
+  (void)worker;
+  part(j->tiles, 1, j->tile_parts, item, &begin, &end);
+  if (j->step->op == SPW_ADD) {
+    j->kernels->add(&j->args.elementwise, begin, end);
+  } else {
+    j->kernels->activate(&j->args.elementwise, begin, end);
+  }
+}
+
+static void run_elementwise(job *j) {
+  const spw_session *s = j->session;
+  const spw_file_step *step = j->step;
+  bool add = step->op == SPW_ADD;
+  j->args.elementwise = (spw_elementwise){
+      .x = tiles_of(s, step->in[0]),
+      .right = tiles_of(s, add ? step->in[1] : SPW_ABSENT),
+      .y = tiles_of(s, step->out[0]),
+      .channels = channels_of(s, step->in[0]),
+      .activation = add ? SPW_NONE : (spw_activation)step->attributes[0],
+  };
+  run_tiles(j, elementwise_item);
+}
+
+static const float *token_at(const spw_tiles *tiles, size_t token) {
+  return (const float *)(tiles->base + token / SPW_LANES * tiles->stride) + token % SPW_LANES;
+}
+
+static void run_select(job *j) {
+  const spw_session *s = j->session;
+  spw_tiles x = tiles_of(s, j->step->in[0]), y = tiles_of(s, j->step->out[0]);
+  uint32_t channels = channels_of(s, j->step->in[0]);
+  memset(y.base, 0, s->batch_tiles * y.stride);
+  for (uint32_t b = 0; b < s->batch; b++) {
+    const float *from = token_at(&x, (size_t)s->sequences[b].first_tile * SPW_LANES);
+    float *to = (float *)(uintptr_t)token_at(&y, b);
+    for (uint32_t c = 0; c < channels; c++) to[c * SPW_LANES] = from[c * SPW_LANES];
+  }
+}
+
+static void copy_row(const float *from, float *to, uint32_t first, uint32_t count) {
+  for (uint32_t c = 0; c < count; c++) to[c] = from[(first + c) * SPW_LANES];
+}
+
+static void run_output(job *j) {
+  const spw_session *s = j->session;
+  const spw_output *output = s->plan->outputs;
+  while (output->step != j->step) output++;
+  float *to = s->outputs[output - s->plan->outputs];
+  spw_tiles x = tiles_of(s, j->step->in[0]);
+  uint32_t column = j->step->attributes[0], first = column == SPW_ABSENT ? 0 : column;
+  uint32_t count = column == SPW_ABSENT ? channels_of(s, j->step->in[0]) : 1;
+  for (uint32_t b = 0; b < s->batch; b++) {
+    if (!output->info.per_token) {
+      copy_row(token_at(&x, b), to + (size_t)b * count, first, count);
+      continue;
+    }
+    float *row = to + (size_t)b * s->sequence * count;
+    uint32_t tokens = s->sequences[b].tokens;
+    for (uint32_t t = 0; t < tokens; t++)
+      copy_row(token_at(&x, (size_t)s->sequences[b].first_tile * SPW_LANES + t), row + (size_t)t * count, first,
+               count);
+    memset(row + (size_t)tokens * count, 0, (size_t)(s->sequence - tokens) * count * sizeof(float));
+  }
+}
+
+static void (*const runs[SPW_OP_COUNT])(job *) = {
+    [SPW_EMBED] = run_embed,
+    [SPW_LAYERNORM] = run_layernorm,
+    [SPW_QUANTIZE] = run_quantize,
+    [SPW_LINEAR_F32] = run_linear_f32,
+    [SPW_LINEAR_U8] = run_linear_u8,
+    [SPW_SPARSE_U8] = run_linear_u8,
+    [SPW_ATTENTION_F32] = run_attention,
+    [SPW_ATTENTION_U8] = run_attention,
+    [SPW_ADD] = run_elementwise,
+    [SPW_ACTIVATE] = run_elementwise,
+    [SPW_SELECT] = run_select,
+    [SPW_OUTPUT] = run_output,
+};
+
+void spw_execute(spw_session *s) {
+  for (uint32_t i = 0; i < s->plan->header.step_count; i++) {
+    const spw_file_step *step = &s->plan->steps[i];
+    job j = {.session = s, .kernels = spw_pool_kernels(s->pool), .step = step};
+    j.tiles = step->in[0] < s->plan->header.buffer_count ? tiles_count(s, step->in[0]) : s->tiles;
+    runs[step->op](&j);
+  }
+}

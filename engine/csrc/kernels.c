@@ -1,0 +1,65 @@
+#include "kernels.h"
+
+#include <string.h>
+
+#include "cpu.h"
+#include "sparrow.h"
+
+#define DECLARE(name, arguments, isa) void spw_##name##_##isa arguments;
+
+#define KERNEL(name, arguments) DECLARE(name, arguments, scalar)
+#include "kernels.def"
+#undef KERNEL
+static const spw_kernels scalar_kernels = {
+    "scalar",
+#define KERNEL(name, arguments) spw_##name##_scalar,
+#include "kernels.def"
+#undef KERNEL
+};
+
+#if defined(__x86_64__)
+#define KERNEL(name, arguments) DECLARE(name, arguments, avx2) DECLARE(name, arguments, avx512vnni)
+#include "kernels.def"
+#undef KERNEL
+static const spw_kernels avx2_kernels = {
+    "avx2",
+#define KERNEL(name, arguments) spw_##name##_avx2,
+#include "kernels.def"
+#undef KERNEL
+};
+static const spw_kernels avx512vnni_kernels = {
+    "avx512vnni",
+#define KERNEL(name, arguments) spw_##name##_avx512vnni,
+#include "kernels.def"
+#undef KERNEL
+};
+#endif
+
+/* Best first. */
+static const spw_kernels *const all_kernels[] = {
+#if defined(__x86_64__)
+    &avx512vnni_kernels,
+    &avx2_kernels,
+#endif
+    &scalar_kernels,
+};
+enum { ISA_COUNT = sizeof all_kernels / sizeof *all_kernels };
+
+static bool runs_here(const char *isa) {
+  spw_cpu cpu = spw_cpu_detect();
+  if (strcmp(isa, "avx512vnni") == 0) return cpu.avx512vnni;
+  if (strcmp(isa, "avx2") == 0) return cpu.avx2;
+  return true;
+}
+
+const spw_kernels *spw_kernels_find(const char *isa) {
+  for (size_t i = 0; i < ISA_COUNT; i++) {
+    const char *name = all_kernels[i]->isa;
+    if ((isa == NULL || strcmp(isa, name) == 0) && runs_here(name)) return all_kernels[i];
+  }
+  return NULL;
+}
+
+const char *spw_isa_name(uint32_t index) { return index < ISA_COUNT ? all_kernels[index]->isa : NULL; }
+
+int spw_isa_supported(const char *name) { return name != NULL && spw_kernels_find(name) != NULL; }

@@ -1,0 +1,127 @@
+/* What every kernel computes, and on which memory. `kernels.def` lists the kernels.
+ *
+ * A tile is 16 tokens, one in each lane. float32 buffers are [tile][C][16], uint8 buffers
+ * [tile][ceil(C/4)][16][4]; a stride is the size of one tile in bytes. Every lane does what a scalar loop
+ * over that token would do, in the same order on every instruction set: that, and no compiler contraction,
+ * is why results don't depend on the instruction set, the threads or the batch.
+ *
+ * A kernel computes the tiles [tile_begin, tile_end) (and rows where it has them) and writes nothing else.
+ * `scratch` is the calling thread's own memory of the size that `spw_scratch_*` returns.
+ */
+#ifndef SPW_KERNELS_H
+#define SPW_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+  SPW_LANES = 16,
+  SPW_ROW_BLOCK = 8, /* rows of a packed dense weight that lie together: [N/8][K/4][8][4] or [N/8][K][8] */
+  SPW_SPARSE_TILES = 8, /* most tiles that one pass over a sparse weight computes */
+  SPW_DENSE_TILES = 4,  /* the same for a dense one and for attention */
+  SPW_TABLES = 4     /* most embedding tables that one step adds */
+};
+
+typedef enum spw_activation { SPW_NONE = 0, SPW_GELU = 1, SPW_RELU = 2, SPW_TANH = 3 } spw_activation;
+
+typedef struct spw_quantization {
+  float scale;
+  int32_t zero_point;
+} spw_quantization;
+
+/* A buffer as a kernel sees it: the first tile, and the distance from tile to tile. */
+typedef struct spw_tiles {
+  uint8_t *base;
+  size_t stride;
+} spw_tiles;
+
+/* y = act((sum_k x[k] w[n][k] - correction[n]) * scale[n] + bias[n]), rows padded to SPW_ROW_BLOCK.
+ * The sparse form has, for each chunk of `chunk` input channels and each row, the blocks
+ * starts[chunk_index * rows + row] .. the next: `indices` counts groups of four channels from the chunk's
+ * first, `weights` has four bytes a block. */
+typedef struct spw_linear_u8 {
+  spw_tiles x, y;
+  const int8_t *weights;
+  const uint32_t *starts;
+  const uint16_t *indices;
+  const float *scale, *bias;
+  const int32_t *correction;
+  uint32_t k, n, chunk;
+  spw_activation activation;
+  bool quantized; /* y is uint8 */
+  spw_quantization out;
+} spw_linear_u8;
+
+typedef struct spw_linear_f32 {
+  spw_tiles x, y;
+  const float *weights, *bias;
+  uint32_t k, n;
+  spw_activation activation;
+} spw_linear_f32;
+
+/* One sequence of the batch: where its tokens lie and how many there are. */
+typedef struct spw_sequence {
+  uint32_t first_tile, tokens;
+} spw_sequence;
+
+typedef struct spw_attention {
+  spw_tiles q, k, v, y;
+  const spw_sequence *sequences;
+  const float *mask; /* added to the scores, one a token in tile order, or NULL */
+  uint32_t head_dim;
+  float scale;
+  spw_quantization q_quant, k_quant, v_quant, p_quant, out; /* the uint8 form only */
+  bool quantized;                                           /* y is uint8 */
+} spw_attention;
+
+typedef struct spw_layernorm {
+  spw_tiles x, residual, y, y_quantized; /* a base of NULL: absent */
+  const float *gamma, *beta;
+  uint32_t channels;
+  float epsilon;
+  spw_quantization out;
+} spw_layernorm;
+
+typedef struct spw_quantize {
+  spw_tiles x, y;
+  uint32_t channels;
+  spw_quantization out;
+} spw_quantize;
+
+typedef struct spw_elementwise {
+  spw_tiles x, right, y;
+  uint32_t channels;
+  spw_activation activation;
+} spw_elementwise;
+
+typedef struct spw_table {
+  const float *f32;
+  const int8_t *s8;
+  float scale;
+  const uint32_t *rows; /* the table's row for each token, in tile order */
+} spw_table;
+
+typedef struct spw_embed {
+  spw_tiles y;
+  spw_table tables[SPW_TABLES];
+  const uint8_t *present; /* 0: the lane holds no token and becomes zero */
+  uint32_t table_count, channels;
+} spw_embed;
+
+typedef struct spw_kernels {
+  const char *isa;
+#define KERNEL(name, arguments) void(*name) arguments;
+#include "kernels.def"
+#undef KERNEL
+} spw_kernels;
+
+size_t spw_scratch_spmm_s8(uint32_t n, uint32_t chunk);
+size_t spw_scratch_layernorm(uint32_t channels);
+size_t spw_scratch_attention_f32(uint32_t tokens);
+size_t spw_scratch_attention_u8(uint32_t tokens, uint32_t head_dim);
+
+/* The table of a named instruction set, or NULL when this build or this CPU lacks it; NULL: the best. */
+const spw_kernels *spw_kernels_find(const char *isa);
+
+#endif

@@ -1,0 +1,98 @@
+/* Elementary functions on sixteen lanes. Every one is built from correctly rounded operations in a fixed
+ * order, so that all instruction sets agree. vf_min and vf_max give their second operand where the two are
+ * unordered: constants come first where NaN must pass through. Include after the folder's lanes.h. */
+#ifndef SPW_LANE_MATH_H
+#define SPW_LANE_MATH_H
+
+#include "kernels.h"
+
+#define HORNER(x, coefficients)                                                        \
+  horner((x), (coefficients), (int)(sizeof(coefficients) / sizeof(*(coefficients))))
+
+/* coefficients[0] is the highest power's. */
+SPW_INLINE vf horner(vf x, const float *coefficients, int count) {
+  vf sum = vf_set1(coefficients[0]);
+#pragma GCC unroll 16
+  for (int i = 1; i < count; i++) sum = vf_fma(sum, x, vf_set1(coefficients[i]));
+  return sum;
+}
+
+/* Nearest integer, ties to even, for |a| < 2^22: the sum's last bit is then worth one. */
+SPW_INLINE vf vf_round(vf a) {
+  const vf magic = vf_set1(12582912.0f);
+  return vf_sub(vf_add(a, magic), magic);
+}
+
+/* e^x for x <= 88; 0 below -87.3, where the result would be denormal. Relative error 1e-7.
+ * x = n ln2 + r, |r| <= ln2/2, with ln2 split in two (Cody and Waite); the polynomial is a minimax fit. */
+SPW_INLINE vf vf_exp(vf x) {
+  static const float fit[] = {0.00138146104f, 0.00836871006f, 0.0416683890f, 0.166665211f,
+                              0.499999940f,   1.0f,           1.0f};
+  const vf lowest = vf_set1(-87.3f);
+  vf bounded = vf_max(lowest, vf_min(vf_set1(88.0f), x));
+  vf n = vf_round(vf_mul(bounded, vf_set1(1.44269504f)));
+  vf r = vf_fma(n, vf_set1(-0.693145752f), bounded);
+  r = vf_fma(n, vf_set1(-1.42860677e-6f), r);
+  vi power = vi_shl(vi_add(vf_to_int(n), vi_set1(127)), 23);
+  vf result = vf_mul(HORNER(r, fit), vi_as_float(power));
+  return vf_where_less(x, lowest, vf_set1(0.0f), result);
+}
+
+/* erf(x), absolute error 3e-7: x times a polynomial in 2 (x / 3.9)^2 - 1, a least-maximum fit on
+ * [-3.9, 3.9]; beyond, the result is +-1 exactly. NaN becomes 1. */
+SPW_INLINE vf vf_erf(vf x) {
+  static const float fit[] = {0.00159606012f, -0.00404269621f, 0.00296101742f, -0.00347947632f, 0.0122481994f,
+                              -0.0221518818f, 0.0299632121f,   -0.0417854562f, 0.0576439351f,   -0.0739973336f,
+                              0.0907090306f,  -0.109515764f,   0.134688929f,   -0.181011498f,   0.362583995f};
+  vf bounded = vf_max(vf_min(x, vf_set1(3.9f)), vf_set1(-3.9f));
+  vf z = vf_fma(vf_mul(bounded, bounded), vf_set1(2.0f / (3.9f * 3.9f)), vf_set1(-1.0f));
+  vf y = vf_mul(bounded, HORNER(z, fit));
+  return vf_max(vf_min(y, vf_set1(1.0f)), vf_set1(-1.0f));
+}
+
+SPW_INLINE vf vf_gelu(vf x) {
+  vf half = vf_mul(x, vf_set1(0.5f));
+  return vf_fma(half, vf_erf(vf_mul(x, vf_set1(0.707106781f))), half);
+}
+
+/* Cephes tanhf's polynomial for |x| < 0.625; elsewhere 1 - 2 / (e^2|x| + 1), with x's sign. */
+SPW_INLINE vf vf_tanh(vf x) {
+  static const float fit[] = {-5.70498872745e-3f, 2.06390887954e-2f, -5.37397155531e-2f, 1.33314422036e-1f,
+                              -3.33332819422e-1f};
+  const vf one = vf_set1(1.0f);
+  vf square = vf_mul(x, x);
+  vf near = vf_fma(vf_mul(square, HORNER(square, fit)), x, x);
+  vf magnitude = vf_max(x, vf_sub(vf_set1(0.0f), x));
+  vf power = vf_exp(vf_min(vf_set1(40.0f), vf_add(magnitude, magnitude)));
+  vf far = vf_sub(one, vf_div(vf_set1(2.0f), vf_add(power, one)));
+  far = vf_where_less(x, vf_set1(0.0f), vf_sub(vf_set1(0.0f), far), far);
+  return vf_where_less(magnitude, vf_set1(0.625f), near, far);
+}
+
+SPW_INLINE vf vf_activation(vf x, spw_activation activation) {
+  switch (activation) {
+    case SPW_GELU: return vf_gelu(x);
+    case SPW_RELU: return vf_max(vf_set1(0.0f), x);
+    case SPW_TANH: return vf_tanh(x);
+    default: return x;
+  }
+}
+
+/* clamp(rint(scaled) + zero_point, 0, 255) as 32-bit lanes, ties to even; NaN becomes 0. */
+SPW_INLINE vi vf_to_u8(vf scaled, int32_t zero_point) {
+  vf lowest = vf_set1((float)-zero_point), highest = vf_set1((float)(255 - zero_point));
+  vf bounded = vf_min(vf_max(scaled, lowest), highest);
+  return vi_add(vf_to_int(vf_round(bounded)), vi_set1(zero_point));
+}
+
+/* ONNX QuantizeLinear. */
+SPW_INLINE vi vf_quantized(vf x, spw_quantization q) {
+  return vf_to_u8(vf_div(x, vf_set1(q.scale)), q.zero_point);
+}
+
+/* Four channels of 32-bit lanes holding bytes, as one group of a uint8 buffer. */
+SPW_INLINE vi vi_pack4(vi a, vi b, vi c, vi d) {
+  return vi_or(vi_or(a, vi_shl(b, 8)), vi_or(vi_shl(c, 16), vi_shl(d, 24)));
+}
+
+#endif

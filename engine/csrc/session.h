@@ -1,0 +1,31 @@
+/* A session's memory, and the request that it is running. session.c prepares it, execute.c computes. */
+#ifndef SPW_SESSION_H
+#define SPW_SESSION_H
+
+#include "plan.h"
+#include "threads.h"
+
+struct spw_session {
+  spw_plan *plan;
+  spw_pool *pool;
+  atomic_int running;
+
+  uint8_t *arena, *scratch;
+  size_t arena_size, scratch_size, scratch_stride; /* stride: one thread's part */
+  uint8_t *tokens;                                 /* everything below lies in this block */
+  size_t tokens_size;
+  int64_t **inputs;   /* [input][batch * sequence] */
+  uint32_t *rows;     /* [SPW_TABLES][tiles * 16], of the embedding that runs */
+  uint8_t *present;   /* [tiles * 16] */
+  float *mask;        /* [tiles * 16], of the attention that runs */
+  spw_sequence *sequences;
+  uint32_t *first_item; /* [batch + 1]: attention items before each sequence */
+
+  uint32_t batch, sequence, tiles, batch_tiles;
+  float *const *outputs;
+};
+
+spw_status spw_session_prepare(spw_session *session, const spw_request *request, spw_error *error);
+void spw_execute(spw_session *session);
+
+#endif

@@ -1,0 +1,22 @@
+/* A fixed set of threads that compute the items of one job after another. */
+#ifndef SPW_THREADS_H
+#define SPW_THREADS_H
+
+#include "kernels.h"
+#include "sparrow.h"
+
+/* Computes item `item` of a job on the thread with number `worker`, 0 being the caller. */
+typedef void (*spw_task)(void *context, uint32_t item, uint32_t worker);
+
+enum { SPW_MAX_THREADS = 1024, SPW_MAX_ITEMS = 1 << 20 };
+
+/* One caller owns the pool between begin and end. */
+spw_status spw_pool_begin(spw_pool *pool, spw_error *error);
+void spw_pool_end(spw_pool *pool);
+/* Returns when all `items` <= SPW_MAX_ITEMS are computed. */
+void spw_pool_run(spw_pool *pool, spw_task task, void *context, uint32_t items);
+
+void spw_pool_retain(spw_pool *pool);
+const spw_kernels *spw_pool_kernels(const spw_pool *pool);
+
+#endif

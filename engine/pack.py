@@ -1,0 +1,117 @@
+"""Packs weights into the layouts that the kernels read (`csrc/kernels.h` describes them).
+
+Everything is padded with zeros: output rows to a multiple of `ROW_BLOCK`, input channels of an integer weight
+to a multiple of 4. A packed weight is the same for every instruction set.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.program import LinearF32, LinearU8
+
+ROW_BLOCK = 8
+MAX_PRODUCTS = 66_311
+"""Largest K for which K * 255 * 127 still fits an int32 sum."""
+SPARSE_THRESHOLD = 0.55
+"""A weight is run sparse when fewer than this fraction of its 1x4 blocks hold a non-zero value."""
+CHUNK = 512
+"""Input channels that the sparse kernel walks at a time; a group of tiles of it stays in the L1 cache."""
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class SparseWeight:
+    """The non-zero 1x4 blocks of a weight, chunk of the input by chunk, row by row.
+
+    `blocks` s8 [B, 4]; `indices` u16 [B], the block's group of four channels within its chunk;
+    `starts` u32 [chunks * rows + 1], where each row of each chunk begins.
+    """
+
+    blocks: NDArray[np.int8]
+    indices: NDArray[np.uint16]
+    starts: NDArray[np.uint32]
+    chunk: int
+
+
+def round_up(value: int, to: int) -> int:
+    """The smallest multiple of `to` that is not below `value`."""
+    return -(-value // to) * to
+
+
+def pad_rows(values: Array) -> Array:
+    """`values` [N, ...] with zero rows up to a multiple of `ROW_BLOCK`."""
+    missing = round_up(len(values), ROW_BLOCK) - len(values)
+    return np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
+
+
+def pad_integer(weight: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Weight [N, K] with N a multiple of `ROW_BLOCK` and K a multiple of 4."""
+    return np.pad(pad_rows(weight), ((0, 0), (0, -weight.shape[1] % 4)))
+
+
+def block_fill(weight: NDArray[np.int8]) -> float:
+    """The fraction of 1x4 blocks of `weight` [N, K] that hold a non-zero value, 0 to 1."""
+    blocks = np.pad(weight, ((0, 0), (0, -weight.shape[1] % 4))).reshape(-1, 4)
+    return float(blocks.any(axis=1).mean())
+
+
+def dense_f32(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weight [N, K] as [N/8][K][8]."""
+    padded = pad_rows(weight)
+    blocks = padded.reshape(-1, ROW_BLOCK, padded.shape[1])
+    return np.ascontiguousarray(blocks.transpose(0, 2, 1))
+
+
+def dense_s8(weight: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Weight [N, K] as [N/8][K/4][8][4]."""
+    padded = pad_integer(weight)
+    blocks = padded.reshape(-1, ROW_BLOCK, padded.shape[1] // 4, 4)
+    return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3))
+
+
+def sparse_s8(weight: NDArray[np.int8], chunk: int = CHUNK) -> SparseWeight:
+    """The non-zero blocks of weight [N, K] in the order that the sparse kernel walks them."""
+    padded = pad_integer(weight)
+    blocks = padded.reshape(len(padded), -1, 4)
+    filled = blocks.any(axis=2)
+    per_chunk = chunk // 4
+    indices, values, counts = [], [], [0]
+    for first in range(0, blocks.shape[1], per_chunk):
+        part = filled[:, first : first + per_chunk]
+        rows, groups = np.nonzero(part)
+        indices.append(groups.astype(np.uint16))
+        values.append(blocks[rows, groups + first])
+        counts.extend(part.sum(axis=1).tolist())
+    starts = np.cumsum(counts, dtype=np.uint32)
+    return SparseWeight(np.concatenate(values), np.concatenate(indices), starts, chunk)
+
+
+def correction(weight: NDArray[np.int8], zero_point: int) -> NDArray[np.int32]:
+    """What the zero point adds to each row's sum: zero_point * sum_k W[n, k], i32 [N padded]."""
+    return pad_rows((zero_point * weight.sum(axis=1, dtype=np.int64)).astype(np.int32))
+
+
+def is_sparse(weight: NDArray[np.int8]) -> bool:
+    """Whether the sparse kernel is the faster one for this weight [N, K]."""
+    return block_fill(weight) < SPARSE_THRESHOLD
+
+
+def check_linear(step: LinearU8 | LinearF32) -> None:
+    """Raises ValueError when the step's arrays don't fit each other or its sums could overflow."""
+    if step.weight.ndim != 2 or 0 in step.weight.shape:
+        raise ValueError(f"step {step.name}: the weight has shape {step.weight.shape}, expected [N, K]")
+    rows, depth = step.weight.shape
+    per_row = [step.bias] if isinstance(step, LinearF32) else [step.bias, step.scale]
+    if any(values.shape != (rows,) for values in per_row):
+        raise ValueError(f"step {step.name}: bias and scale must have shape ({rows},) as its weight has rows")
+    if isinstance(step, LinearU8) and depth > MAX_PRODUCTS:
+        raise ValueError(
+            f"step {step.name}: K = {depth} products of 255 * 127 overflow an int32 sum, "
+            f"at most {MAX_PRODUCTS} are exact; split the layer"
+        )

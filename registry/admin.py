@@ -1,0 +1,182 @@
+"""What an operator does beside the running service: upgrade, sweep, re-hash, hand out tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+from sqlalchemy.orm import Session
+
+from registry import migrate, queries
+from registry.auth import hash_token, new_token
+from registry.db import Database
+from registry.errors import InvalidRequestError, TakenError, UnknownBlobError, UnknownError
+from registry.settings import Settings
+from registry.storage import FolderBlobStore
+from registry.tables import Token
+from zoo.stub import PREFIX
+
+GRACE = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class GcReport:
+    """What a sweep removed, or would remove."""
+
+    removed: list[str]
+    freed_bytes: int
+    uploads_removed: int
+
+
+@dataclass(frozen=True)
+class ScrubReport:
+    """What re-hashing found. Each damaged or missing digest comes with stubs of versions that need it."""
+
+    checked: int
+    damaged: dict[str, list[str]] = field(default_factory=dict)
+    missing: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every blob is here and has its digest."""
+        return not self.damaged and not self.missing
+
+
+@dataclass(frozen=True)
+class TokenInfo:
+    """A token as far as it may be shown. `state` is "valid", "expired" or "revoked"."""
+
+    name: str
+    created_at: datetime
+    expires_at: datetime | None
+    state: str
+
+
+def upgrade(settings: Settings) -> str:
+    """Creates or upgrades database and storage; returns the schema's revision. Safe to repeat."""
+    database = Database(settings.database)
+    try:
+        FolderBlobStore(settings.storage)
+        return migrate.upgrade(database)
+    finally:
+        database.close()
+
+
+def gc(settings: Settings, grace: timedelta = GRACE, *, dry_run: bool = False) -> GcReport:
+    """Removes blobs that no version names and that were sent before the grace period, and abandoned uploads.
+
+    A registry may be serving meanwhile: row and bytes go together, while the row is held.
+    """
+    limit = datetime.now(UTC) - grace
+    removed, freed = [], 0
+    with _open(settings) as (database, store):
+        with database.read() as session:
+            orphans = {blob.digest: blob.size_bytes for blob in queries.orphan_blobs(session, limit)}
+            recorded = {digest for digest, _ in queries.all_blobs(session)}
+        for blob in store.blobs():
+            if blob.digest not in recorded and blob.stored_at < limit.timestamp():
+                orphans[blob.digest] = blob.size_bytes
+        for digest, size in sorted(orphans.items()):
+            if dry_run or database.write(partial(_sweep, store=store, digest=digest, limit=limit)):
+                removed.append(digest)
+                freed += size
+        uploads = 0 if dry_run else store.sweep_uploads(grace.total_seconds())
+    return GcReport(removed, freed, uploads)
+
+
+def _sweep(session: Session, *, store: FolderBlobStore, digest: str, limit: datetime) -> bool:
+    if not queries.blob_sizes(session, [digest]):  # bytes without a row: hold the digest, as an upload would
+        queries.offer_blob(session, digest, 0, limit - timedelta(seconds=1))
+    if not queries.delete_orphan(session, digest, limit):
+        return False
+    store.delete(digest)
+    return True
+
+
+def scrub(settings: Settings) -> ScrubReport:
+    """Reads every recorded blob again and compares its digest; changes nothing."""
+    with _open(settings) as (database, store):
+        with database.read() as session:
+            blobs = dict(queries.all_blobs(session))
+        report = ScrubReport(checked=len(blobs))
+        for digest, size in blobs.items():
+            actual = _rehash(store, digest)
+            if actual != (digest, size):
+                with database.read() as session:
+                    users = queries.versions_with_blob(session, digest)
+                    stubs = [f"{PREFIX}{version.model.full_name}@v{version.number}" for version in users]
+                (report.missing if actual is None else report.damaged)[digest] = stubs
+    return report
+
+
+def _rehash(store: FolderBlobStore, digest: str) -> tuple[str, int] | None:
+    total, size = hashlib.sha256(), 0
+    try:
+        for block in store.read(digest, 0, 1 << 62):
+            total.update(block)
+            size += len(block)
+    except UnknownBlobError:
+        return None
+    return "sha256:" + total.hexdigest(), size
+
+
+def create_token(settings: Settings, name: str, expires_in: timedelta | None = None) -> str:
+    """Makes a token and returns its text, which is never shown again; raises `TakenError` if the name is in use."""
+    if not 1 <= len(name) <= 128 or not name.isascii() or not name.isprintable():
+        raise InvalidRequestError("a token's name is 1 to 128 printable ASCII characters")
+    if expires_in is not None and not timedelta(0) < expires_in <= timedelta(days=36_500):
+        raise InvalidRequestError("a token holds for more than nothing, and for 100 years at most")
+    text, now = new_token(), datetime.now(UTC)
+
+    def work(session: Session) -> None:
+        if queries.token_by_name(session, name):
+            raise TakenError(f"there is a token named {name!r} already; revoked ones keep their name")
+        expires_at = now + expires_in if expires_in else None
+        session.add(Token(name=name, hash=hash_token(text), created_at=now, expires_at=expires_at))
+        session.flush()
+
+    with _open(settings) as (database, _):
+        database.write(work)
+    return text
+
+
+def list_tokens(settings: Settings) -> list[TokenInfo]:
+    """Every token, oldest first."""
+    with _open(settings) as (database, _), database.read() as session:
+        return [
+            TokenInfo(token.name, token.created_at, token.expires_at, _state(token))
+            for token in queries.all_tokens(session)
+        ]
+
+
+def revoke_token(settings: Settings, name: str) -> None:
+    """Ends a token; raises `UnknownError` if there is none of this name. Safe to repeat."""
+
+    def work(session: Session) -> None:
+        token = queries.token_by_name(session, name)
+        if token is None:
+            raise UnknownError(f"there is no token named {name!r}")
+        token.revoked_at = token.revoked_at or datetime.now(UTC)
+
+    with _open(settings) as (database, _):
+        database.write(work)
+
+
+def _state(token: Token) -> str:
+    if token.revoked_at is not None:
+        return "revoked"
+    return "expired" if token.expires_at and token.expires_at <= datetime.now(UTC) else "valid"
+
+
+@contextmanager
+def _open(settings: Settings) -> Iterator[tuple[Database, FolderBlobStore]]:
+    database = Database(settings.database)
+    try:
+        migrate.upgrade(database)
+        yield database, FolderBlobStore(settings.storage)
+    finally:
+        database.close()

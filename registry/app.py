@@ -1,0 +1,52 @@
+"""The web application: puts settings, database, storage and routes together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from registry import __version__
+from registry.auth import Gate
+from registry.db import Database
+from registry.guard import Guard
+from registry.migrate import upgrade
+from registry.routes import blobs, health, models, pages, problems, versions
+from registry.service import Registry
+from registry.settings import Settings
+from registry.storage import FolderBlobStore
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The registry as an ASGI app; its schema is upgraded when it starts. Raises `StartError` for a wrong setting."""
+    database = Database(settings.database)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(upgrade, database)
+        yield
+        await run_in_threadpool(database.close)
+
+    app = FastAPI(
+        title="Sparrow registry",
+        summary="Stores sparse models and recipes under zoo: stubs",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.settings = settings
+    app.state.registry = Registry(database, FolderBlobStore(settings.storage))
+    app.state.gate = Gate(database, settings)
+    api = APIRouter(prefix="/api/v1", responses=problems.DOCUMENTED)
+    for module in (health, blobs, versions, models):
+        api.include_router(module.router)
+    app.include_router(api)
+    app.include_router(pages.router)
+    app.mount("/static", pages.static_files(), name="static")
+    problems.install(app)
+    app.add_middleware(Guard, settings=settings)
+    return app

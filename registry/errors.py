@@ -1,0 +1,173 @@
+"""Errors of the registry, and the stable code that its API gives each.
+
+RegistryError
+├── StartError                          the registry can't start: settings, port, database
+│   └── SchemaError                     the database's schema isn't this program's
+├── InvalidRequestError                 REQUEST_INVALID
+│   ├── InvalidStubError                STUB_INVALID
+│   ├── InvalidManifestError            MANIFEST_INVALID
+│   ├── MissingBlobsError               MANIFEST_BLOB_UNKNOWN  + missing
+│   ├── InvalidSizeError                SIZE_INVALID
+│   ├── InvalidDigestError              DIGEST_INVALID
+│   ├── InvalidTagError                 TAG_INVALID
+│   ├── InvalidRangeError               RANGE_INVALID          + size_bytes
+│   ├── InvalidCursorError              CURSOR_INVALID
+│   └── TooLargeError                   TOO_LARGE
+├── UnknownError
+│   ├── UnknownBlobError                BLOB_UNKNOWN
+│   ├── UnknownModelError               MODEL_UNKNOWN          + nearest
+│   └── UnknownVersionError             VERSION_UNKNOWN
+├── TakenError
+│   ├── VersionExistsError              VERSION_EXISTS
+│   ├── AliasTakenError                 ALIAS_TAKEN            + holder
+│   └── TagMovedError                   TAG_MOVED
+├── UnauthorizedError                   UNAUTHORIZED
+├── ForbiddenError                      FORBIDDEN
+└── UnavailableError                    UNAVAILABLE
+
+HTTP status codes are given by `registry.routes.problems` alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class RegistryError(Exception):
+    """Root of every error that the registry raises on purpose; `extras` are facts for programs."""
+
+    code = "INTERNAL"
+
+    def __init__(self, message: str, **extras: Any) -> None:
+        super().__init__(message)
+        self.extras = extras
+
+
+class StartError(RegistryError):
+    """The registry can't start: a setting, the port or the database is wrong."""
+
+
+class SchemaError(StartError):
+    """The database's schema isn't the one that this program knows."""
+
+
+class InvalidRequestError(RegistryError):
+    """A request breaks the contract."""
+
+    code = "REQUEST_INVALID"
+
+
+class InvalidStubError(InvalidRequestError):
+    """A text is no stub."""
+
+    code = "STUB_INVALID"
+
+
+class InvalidManifestError(InvalidRequestError):
+    """A manifest breaks its contract."""
+
+    code = "MANIFEST_INVALID"
+
+
+class MissingBlobsError(InvalidRequestError):
+    """A manifest names blobs that were never uploaded."""
+
+    code = "MANIFEST_BLOB_UNKNOWN"
+
+
+class InvalidSizeError(InvalidRequestError):
+    """A manifest gives a blob another size than it has."""
+
+    code = "SIZE_INVALID"
+
+
+class InvalidDigestError(InvalidRequestError):
+    """A digest is malformed, or isn't that of the bytes sent."""
+
+    code = "DIGEST_INVALID"
+
+
+class InvalidTagError(InvalidRequestError):
+    """A text can't be a tag."""
+
+    code = "TAG_INVALID"
+
+
+class InvalidRangeError(InvalidRequestError):
+    """A byte range lies outside the blob."""
+
+    code = "RANGE_INVALID"
+
+
+class InvalidCursorError(InvalidRequestError):
+    """A page cursor was altered, or belongs to another search."""
+
+    code = "CURSOR_INVALID"
+
+
+class TooLargeError(InvalidRequestError):
+    """A body is larger than this registry accepts."""
+
+    code = "TOO_LARGE"
+
+
+class UnknownError(RegistryError):
+    """What was asked for isn't here."""
+
+
+class UnknownBlobError(UnknownError):
+    """No blob has this digest."""
+
+    code = "BLOB_UNKNOWN"
+
+
+class UnknownModelError(UnknownError):
+    """No model has this name or alias."""
+
+    code = "MODEL_UNKNOWN"
+
+
+class UnknownVersionError(UnknownError):
+    """The model has no such version, tag or digest."""
+
+    code = "VERSION_UNKNOWN"
+
+
+class TakenError(RegistryError):
+    """A name is in use for something else."""
+
+
+class VersionExistsError(TakenError):
+    """The version number exists with another manifest."""
+
+    code = "VERSION_EXISTS"
+
+
+class AliasTakenError(TakenError):
+    """The name or alias belongs to another model."""
+
+    code = "ALIAS_TAKEN"
+
+
+class TagMovedError(TakenError):
+    """A tag no longer points to the version that the caller expects."""
+
+    code = "TAG_MOVED"
+
+
+class UnauthorizedError(RegistryError):
+    """The request needs a valid token."""
+
+    code = "UNAUTHORIZED"
+
+
+class ForbiddenError(RegistryError):
+    """The request isn't allowed, whatever the token."""
+
+    code = "FORBIDDEN"
+
+
+class UnavailableError(RegistryError):
+    """The database or the disk can't serve the request now."""
+
+    code = "UNAVAILABLE"

@@ -1,0 +1,147 @@
+"""What every request passes first: host, origin, load and secrets in URLs; and what every answer carries."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import time
+from collections.abc import Iterable
+from urllib.parse import parse_qsl, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from registry.auth import TOKEN, redact
+from registry.errors import ForbiddenError, InvalidRequestError, RegistryError, UnavailableError
+from registry.routes.problems import problem_of
+from registry.settings import LOOPBACK_NAMES, Settings
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+MAX_QUERY_BYTES = 8_192
+_SECRET_KEYS = {"token", "access_token", "api_key", "apikey", "authorization", "password"}
+_SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+
+log = logging.getLogger("registry.access")
+
+
+class Guard:
+    """An ASGI middleware around the whole app."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app, self._settings = app, settings
+        self._hosts = frozenset(_names(settings))
+        self._running = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuses the request, or passes it on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.monotonic(), 0
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        self._running += 1
+        try:
+            self._check(scope)
+            await self._app(scope, receive, send_guarded)
+        except RegistryError as error:
+            await problem_of(error)(scope, receive, send_guarded)
+        finally:
+            self._running -= 1
+            _log(scope, status, time.monotonic() - started)
+
+    def _check(self, scope: Scope) -> None:
+        if self._running > self._settings.max_requests:
+            raise UnavailableError("the registry serves as many requests as it may; try again in a second")
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if not self._is_known(_host_name(host)):
+            raise InvalidRequestError(
+                f"the Host header {host[:100]!a} is none of this registry's names; "
+                "its operator can add it to ZOO_REGISTRY_TRUSTED_HOSTS"
+            )
+        if scope["method"] not in _SAFE_METHODS:
+            _check_origin(headers, host)
+        _check_query(scope)
+
+    def _is_known(self, name: str) -> bool:
+        if name in self._hosts:
+            return True
+        return self._settings.is_any_address and _is_address(name)
+
+
+def _names(settings: Settings) -> Iterable[str]:
+    yield from settings.trusted_hosts
+    yield from (settings.host, _host_name(urlsplit(settings.public_url).netloc))
+    if settings.is_loopback or settings.is_any_address:
+        yield from LOOPBACK_NAMES
+
+
+def _host_name(host: str) -> str:
+    """The host without its port, lower case; empty if it is malformed."""
+    try:
+        parts = urlsplit("//" + host)
+        _ = parts.port
+    except ValueError:
+        return ""
+    return (parts.hostname or "") if parts.netloc == host and "@" not in host else ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_origin(headers: Headers, host: str) -> None:
+    """Lets no other site write through a visitor's browser; programs send neither header."""
+    origin = headers.get("origin")
+    crosses = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+    if crosses or (origin is not None and urlsplit(origin).netloc != host):
+        raise ForbiddenError("other sites can't write to this registry through a browser")
+
+
+def _check_query(scope: Scope) -> None:
+    query = scope["query_string"]
+    if len(query) > MAX_QUERY_BYTES or len(scope.get("raw_path") or b"") > MAX_QUERY_BYTES:
+        raise InvalidRequestError(f"the URL is longer than {MAX_QUERY_BYTES} bytes")
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64)
+    except (UnicodeDecodeError, ValueError):
+        raise InvalidRequestError("the query is not UTF-8 in percent encoding, or has too many fields") from None
+    keys = [key.lower() for key, _ in pairs]
+    has_token = any(TOKEN.search(text) for pair in pairs for text in pair) or TOKEN.search(scope["path"])
+    if has_token or not _SECRET_KEYS.isdisjoint(keys):
+        raise InvalidRequestError(
+            "URLs are logged on their way, so a token in one is refused; send it as 'Authorization: Bearer ...', "
+            "and revoke this one if it was real"
+        )
+    if len(set(keys)) != len(keys):
+        raise InvalidRequestError("the query has the same field twice")
+
+
+def _log(scope: Scope, status: int, seconds: float) -> None:
+    path = redact(ascii(scope["path"][:300])[1:-1])
+    client = scope.get("client") or ("-", 0)
+    log.info("%s %s %s %d %.0f ms", client[0], scope["method"], path, status, seconds * 1000)

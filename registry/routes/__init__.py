@@ -1,0 +1,1 @@
+"""HTTP: thin routes over the service. Status codes are known here and nowhere below."""

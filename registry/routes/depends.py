@@ -1,0 +1,33 @@
+"""What routes take from the app: the service, the settings, the gate."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from registry.auth import Caller, Gate
+from registry.service import Registry
+from registry.settings import Settings
+
+
+def _registry(request: Request) -> Registry:
+    return cast("Registry", request.app.state.registry)
+
+
+def _settings(request: Request) -> Settings:
+    return cast("Settings", request.app.state.settings)
+
+
+def _gate(request: Request) -> Gate:
+    return cast("Gate", request.app.state.gate)
+
+
+def _writer(request: Request) -> Caller:
+    return _gate(request).check_writer(request.headers.get("authorization"))
+
+
+RegistryDep = Annotated[Registry, Depends(_registry)]
+SettingsDep = Annotated[Settings, Depends(_settings)]
+GateDep = Annotated[Gate, Depends(_gate)]
+WriterDep = Annotated[Caller, Depends(_writer)]

@@ -1,0 +1,25 @@
+"""Whether the registry works, and who is asking."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+
+from registry import __version__
+from registry.routes.depends import GateDep, RegistryDep
+from registry.schemas import Health, WhoAmI
+
+router = APIRouter(tags=["registry"])
+
+
+@router.get("/health")
+def health(registry: RegistryDep) -> Health:
+    """Answers once the database does."""
+    registry.count_models()
+    return Health(status="ok", version=__version__)
+
+
+@router.get("/whoami")
+def whoami(request: Request, gate: GateDep) -> WhoAmI:
+    """The token's name, and whether this caller may write."""
+    caller = gate.identify(request.headers.get("authorization"))
+    return WhoAmI(name=caller.name, may_write=caller.may_write, expires_at=caller.expires_at)

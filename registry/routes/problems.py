@@ -1,0 +1,117 @@
+"""Errors over HTTP: RFC 9457 problem documents, and the status of each code."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from registry.errors import RegistryError
+from registry.schemas import Problem
+from registry.web import error_page, wants_page
+
+STATUS = {
+    "REQUEST_INVALID": 400,
+    "STUB_INVALID": 400,
+    "MANIFEST_INVALID": 422,
+    "MANIFEST_BLOB_UNKNOWN": 400,
+    "SIZE_INVALID": 400,
+    "DIGEST_INVALID": 400,
+    "TAG_INVALID": 400,
+    "RANGE_INVALID": 416,
+    "CURSOR_INVALID": 400,
+    "TOO_LARGE": 413,
+    "BLOB_UNKNOWN": 404,
+    "MODEL_UNKNOWN": 404,
+    "VERSION_UNKNOWN": 404,
+    "VERSION_EXISTS": 409,
+    "ALIAS_TAKEN": 409,
+    "TAG_MOVED": 412,
+    "UNAUTHORIZED": 401,
+    "FORBIDDEN": 403,
+    "UNAVAILABLE": 503,
+}
+_HTTP_CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
+_HEADERS = {"UNAUTHORIZED": {"WWW-Authenticate": "Bearer"}, "UNAVAILABLE": {"Retry-After": "1"}}
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": Problem, "description": "The request can't be served as it stands"},
+    "503": {"model": Problem, "description": "Try again later"},
+}
+
+log = logging.getLogger("registry.errors")
+
+
+def problem(
+    status: int,
+    code: str,
+    detail: str,
+    extras: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """A problem document; ASCII, so that no text of a client can break it."""
+    document = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    body = json.dumps({**document, "code": code, **(extras or {})}, allow_nan=False)
+    return Response(body, status, dict(headers or {}), "application/problem+json")
+
+
+def problem_of(error: RegistryError) -> Response:
+    """The problem document of one of our errors."""
+    status = STATUS.get(error.code, 500)
+    headers = dict(_HEADERS.get(error.code, {}))
+    if error.code == "RANGE_INVALID":
+        headers["Content-Range"] = f"bytes */{error.extras['size_bytes']}"
+    return problem(status, error.code, str(error), error.extras, headers)
+
+
+def install(app: FastAPI) -> None:
+    """Makes the app answer every error with a problem document, or with a page where a person asked."""
+    app.add_exception_handler(RegistryError, _on_registry_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+async def _on_registry_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RegistryError)  # noqa: S101  # starlette picks the handler by type
+    if wants_page(request):
+        return error_page(STATUS.get(error.code, 500), str(error), error.extras)
+    return problem_of(error)
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    errors = [
+        {"where": ".".join(_shown(part) for part in item["loc"]), "reason": _shown(item["msg"])}
+        for item in error.errors()[:20]
+    ]
+    detail = f"the request is wrong at {errors[0]['where']}: {errors[0]['reason']}"
+    if wants_page(request):
+        return error_page(422, detail, {})
+    return problem(422, "REQUEST_INVALID", detail, {"errors": errors})
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    cause = error.__cause__
+    if isinstance(cause, RegistryError):  # FastAPI wraps what is raised while a body is read
+        return await _on_registry_error(request, cause)
+    if wants_page(request):
+        return error_page(error.status_code, "There is no such page.", {})
+    code = _HTTP_CODES.get(error.status_code, "REQUEST_INVALID")
+    return problem(error.status_code, code, str(error.detail), None, error.headers)
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    log.error("a bug in the registry, at %s %s", request.method, ascii(request.url.path)[:200], exc_info=error)
+    return problem(500, "INTERNAL", "the registry failed; its log says where")
+
+
+def _shown(part: object) -> str:
+    """A client's text, made harmless."""
+    return ascii(str(part)[:200])[1:-1]

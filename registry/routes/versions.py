@@ -1,0 +1,56 @@
+"""Versions, tags and stubs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+
+from registry.routes.bodies import StrictRoute
+from registry.routes.depends import RegistryDep, WriterDep
+from registry.schemas import MAX_STUB, TagIn, VersionIn, VersionList, VersionView
+from zoo.manifest import Role
+
+router = APIRouter(tags=["versions"], route_class=StrictRoute)
+StubQuery = Annotated[str, Query(max_length=MAX_STUB, description="a stub: zoo:NAME[@PIN]")]
+
+
+@router.post(
+    "/versions",
+    status_code=201,
+    responses={200: {"model": VersionView, "description": "The same manifest was here already"}},
+)
+def publish(body: VersionIn, response: Response, registry: RegistryDep, _writer: WriterDep) -> VersionView:
+    """Publishes a version whose blobs are all here; safe to repeat after a lost answer."""
+    view, is_new = registry.publish(body)
+    response.status_code = 201 if is_new else 200
+    response.headers["ETag"] = f'"{view.digest}"'
+    return view
+
+
+@router.get("/versions")
+def versions(stub: StubQuery, registry: RegistryDep) -> VersionList:
+    """A model's versions, newest first."""
+    return VersionList(items=registry.versions(stub))
+
+
+@router.get("/resolve")
+def resolve(stub: StubQuery, response: Response, registry: RegistryDep, role: Role | None = None) -> VersionView:
+    """The version that a stub names; `role` narrows `files`."""
+    view = registry.resolve(stub, role)
+    response.headers["ETag"] = f'"{view.digest}"'
+    return view
+
+
+@router.put("/tags")
+def move_tag(
+    body: TagIn,
+    response: Response,
+    registry: RegistryDep,
+    _writer: WriterDep,
+    if_match: Annotated[str | None, Header(max_length=80, description="digest that the tag must point to")] = None,
+) -> VersionView:
+    """Points a tag to a version; with If-Match only if nobody moved it in between."""
+    view = registry.move_tag(body.stub, body.tag, if_match.strip('"') if if_match else None)
+    response.headers["ETag"] = f'"{view.digest}"'
+    return view

@@ -1,0 +1,165 @@
+"""What goes over the wire, in and out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from zoo.manifest import Digest, Metadata, Role
+
+MAX_DIGESTS = 10_000
+MAX_TAGS = 64
+MAX_STUB = 512
+
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+StubParam = Annotated[str, Field(min_length=1, max_length=MAX_STUB)]
+Facet = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Time = Annotated[
+    datetime,
+    PlainSerializer(lambda time: time.astimezone(UTC).isoformat().replace("+00:00", "Z"), return_type=str),
+]
+
+
+def _empty_as_none(value: object) -> object:
+    return None if value == "" else value
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class MissingIn(_In):
+    """Digests that a client is about to upload."""
+
+    digests: Annotated[list[Digest], Field(max_length=MAX_DIGESTS)]
+
+
+class VersionIn(_In):
+    """A version to publish: its manifest, the tags to move to it, and the number it must get, if that matters."""
+
+    manifest: dict[str, Any]
+    tags: Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=MAX_TAGS)] = []
+    version: Annotated[int, Field(ge=1, le=999_999_999)] | None = None
+
+
+class TagIn(_In):
+    """A tag to move to the version that a stub names."""
+
+    stub: StubParam
+    tag: Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class SearchIn(BaseModel):
+    """A search: every filter must hold, and every word of `q` must occur in a name, an alias or the description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    q: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")] = ""
+    domain: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
+    task: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
+    architecture: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
+    dataset: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
+    quantized: Annotated[bool | None, BeforeValidator(_empty_as_none)] = None
+    pattern: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
+    license: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
+    sparsity_min: Annotated[Fraction | None, BeforeValidator(_empty_as_none)] = None
+    sparsity_max: Annotated[Fraction | None, BeforeValidator(_empty_as_none)] = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    cursor: Annotated[str | None, Field(max_length=200), BeforeValidator(_empty_as_none)] = None
+
+
+class Health(BaseModel):
+    """The registry answers, and so does its database."""
+
+    status: str
+    version: str
+
+
+class MissingOut(BaseModel):
+    """The digests that the registry lacks."""
+
+    missing: list[str]
+
+
+class BlobOut(BaseModel):
+    """A stored blob."""
+
+    digest: str
+    size_bytes: int
+
+
+class FileView(BaseModel):
+    """A file of a version; `url` is a path on this registry."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+    role: Role
+    url: str
+
+
+class VersionSummary(BaseModel):
+    """A version without its manifest."""
+
+    name: str
+    alias: str | None
+    version: int
+    digest: str
+    tags: list[str]
+    created_at: Time
+    size_bytes: int
+
+
+class VersionView(VersionSummary):
+    """A version with its manifest; `files` is narrowed by role, the manifest never is."""
+
+    manifest: dict[str, Any]
+    files: list[FileView]
+
+
+class VersionList(BaseModel):
+    """A model's versions, newest first."""
+
+    items: list[VersionSummary]
+
+
+class ModelSummary(BaseModel):
+    """A model by its latest version."""
+
+    name: str
+    alias: str | None
+    latest_version: int
+    digest: str
+    tags: list[str]
+    metadata: Metadata
+    size_bytes: int
+    updated_at: Time
+
+
+class ModelPage(BaseModel):
+    """One page of a search."""
+
+    items: list[ModelSummary]
+    next_cursor: str | None
+
+
+class WhoAmI(BaseModel):
+    """Whose token it is, if one was sent, and whether it may write."""
+
+    name: str | None
+    may_write: bool
+    expires_at: Time | None
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it; `code` is stable, and some codes carry more members."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str

@@ -1,0 +1,327 @@
+"""What the registry does: accept blobs, publish versions, resolve stubs, search."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy.orm import Session
+
+from registry import queries
+from registry.db import Database
+from registry.errors import (
+    AliasTakenError,
+    InvalidDigestError,
+    InvalidManifestError,
+    InvalidSizeError,
+    InvalidStubError,
+    InvalidTagError,
+    MissingBlobsError,
+    TagMovedError,
+    UnknownBlobError,
+    UnknownModelError,
+    UnknownVersionError,
+    VersionExistsError,
+)
+from registry.paging import read_cursor, write_cursor
+from registry.queries import LATEST
+from registry.schemas import (
+    FileView,
+    ModelPage,
+    ModelSummary,
+    SearchIn,
+    VersionIn,
+    VersionSummary,
+    VersionView,
+)
+from registry.storage import BlobStore, Upload
+from registry.tables import File, Model, Version
+from zoo.errors import ManifestError, StubError
+from zoo.manifest import Manifest, Metadata, Role, check_digest
+from zoo.stub import PREFIX, Stub, is_tag
+
+MAX_NAMED = 20  # how many digests, versions or tags an error's sentence lists
+
+
+class Registry:
+    """The registry's service, over a database and a blob store."""
+
+    def __init__(self, database: Database, store: BlobStore) -> None:
+        self.database, self.store = database, store
+
+    # --- blobs
+
+    def missing(self, digests: Iterable[str]) -> list[str]:
+        """The digests that must be uploaded: those without a row, or whose bytes have gone."""
+        wanted = list(dict.fromkeys(digests))
+        with self.database.read() as session:
+            sizes = queries.blob_sizes(session, wanted)
+        return [digest for digest in wanted if digest not in sizes or self.store.size(digest) != sizes[digest]]
+
+    def blob_size(self, digest: str) -> int:
+        """A blob's size in bytes; raises `UnknownBlobError`."""
+        with self.database.read() as session:
+            known = parse_digest(digest) in queries.blob_sizes(session, [digest])
+        size = self.store.size(digest) if known else None
+        if size is None:
+            raise UnknownBlobError(f"the blob {digest} isn't here")
+        return size
+
+    def keep_upload(self, upload: Upload, digest: str) -> bool:
+        """Verifies an upload and makes it visible; True if the blob is new. Raises `InvalidDigestError`."""
+        upload.verify(digest)
+
+        def work(session: Session) -> bool:
+            is_new = queries.offer_blob(session, digest, upload.size_bytes, _now())
+            upload.keep()  # while the row is held, so that no sweep can come between row and file
+            return is_new
+
+        return self.database.write(work)
+
+    # --- versions
+
+    def publish(self, wanted: VersionIn) -> tuple[VersionView, bool]:
+        """Makes a version of a manifest whose blobs are all here; False if the same manifest was there already."""
+        manifest = parse_manifest(wanted.manifest)
+        tags = [parse_tag(tag) for tag in dict.fromkeys(wanted.tags)]
+
+        def work(session: Session) -> tuple[VersionView, bool]:
+            version = queries.version_by_digest(session, manifest.digest())
+            is_new = version is None
+            if version is None:
+                self._check_blobs(session, manifest)
+                version = _add_version(session, manifest, wanted.version)
+            elif wanted.version not in (None, version.number):
+                raise VersionExistsError(f"this manifest is v{version.number} already, not v{wanted.version}")
+            for tag in tags:
+                queries.move_tag(session, version, tag, _now())
+            return _view(session, version), is_new
+
+        return self.database.write(work)
+
+    def _check_blobs(self, session: Session, manifest: Manifest) -> None:
+        sizes = queries.blob_sizes(session, (entry.sha256 for entry in manifest.files))
+        missing = [d for d in dict.fromkeys(e.sha256 for e in manifest.files) if self.store.size(d) != sizes.get(d, -1)]
+        if missing:
+            raise MissingBlobsError(
+                f"{len(missing)} of the manifest's blobs aren't here; upload them, then publish again", missing=missing
+            )
+        for entry in manifest.files:
+            if sizes[entry.sha256] != entry.size_bytes:
+                actual = sizes[entry.sha256]
+                raise InvalidSizeError(f"{entry.path!r} has {actual} bytes, the manifest says {entry.size_bytes}")
+
+    def resolve(self, stub_text: str, role: Role | None = None) -> VersionView:
+        """The version that a stub names; raises `InvalidStubError`, `UnknownModelError` or `UnknownVersionError`."""
+        with self.database.read() as session:
+            return _view(session, _find_version(session, parse_stub(stub_text)), role)
+
+    def versions(self, stub_text: str) -> list[VersionSummary]:
+        """A model's versions, newest first."""
+        with self.database.read() as session:
+            found = queries.versions_of(session, _find_model(session, parse_stub(stub_text)).id)
+            tags = queries.tags_of(session, (version.id for version in found))
+            return [_version_summary(version, tags[version.id]) for version in found]
+
+    def move_tag(self, stub_text: str, tag: str, expected: str | None = None) -> VersionView:
+        """Points a tag to the version that a stub names; `expected` is the digest the tag must point to before."""
+        stub, tag = parse_stub(stub_text), parse_tag(tag)
+
+        def work(session: Session) -> VersionView:
+            version = _find_version(session, stub)
+            queries.lock_model(session, version.model)
+            current = queries.version_by_tag(session, version.model_id, tag)
+            if expected is not None and (current.digest if current else None) != expected:
+                where = f"v{current.number} ({current.digest})" if current else "nothing"
+                raise TagMovedError(f"the tag {tag!r} points to {where}, not to {expected}; look, then try again")
+            queries.move_tag(session, version, tag, _now())
+            return _view(session, version)
+
+        return self.database.write(work)
+
+    # --- search
+
+    def search(self, wanted: SearchIn) -> ModelPage:
+        """One page of the models that match."""
+        below = read_cursor(wanted)
+        with self.database.read() as session:
+            found = queries.search(session, wanted, below)
+            tags = queries.tags_of(session, (version.id for version in found))
+            page = found[: wanted.limit]
+            items = [_model_summary(version, tags[version.id]) for version in page]
+        more = len(found) > wanted.limit
+        return ModelPage(items=items, next_cursor=write_cursor(wanted, page[-1].model_id) if more else None)
+
+    def facets(self) -> dict[str, Sequence[str]]:
+        """The values that models have, for each facet."""
+        with self.database.read() as session:
+            return {facet: queries.facet_values(session, facet) for facet in queries.FACETS}
+
+    def count_models(self) -> int:
+        """How many models there are."""
+        with self.database.read() as session:
+            return queries.count_models(session)
+
+
+def parse_digest(text: str) -> str:
+    """A digest; raises `InvalidDigestError`."""
+    try:
+        return check_digest(text)
+    except ValueError as error:
+        raise InvalidDigestError(str(error)) from None
+
+
+def parse_stub(text: str) -> Stub:
+    """A stub; raises `InvalidStubError` with the column."""
+    try:
+        return Stub.parse(text)
+    except StubError as error:
+        raise InvalidStubError(str(error), column=error.column) from None
+
+
+def parse_manifest(document: dict[str, object]) -> Manifest:
+    """A manifest; raises `InvalidManifestError` naming the field."""
+    try:
+        return Manifest.parse(document)
+    except ManifestError as error:
+        raise InvalidManifestError(str(error)) from None
+
+
+def parse_tag(text: str) -> str:
+    """A tag that may be moved; raises `InvalidTagError`."""
+    if text == LATEST:
+        raise InvalidTagError("the tag 'latest' moves by itself to the newest version")
+    if not is_tag(text):
+        raise InvalidTagError(
+            f"{text[:80]!a} is no tag: up to 128 of a-z 0-9 . _ -, not like a version number such as v3"
+        )
+    return text
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _find_model(session: Session, stub: Stub) -> Model:
+    model = queries.holder_of(session, stub.full_name)
+    if model is None:
+        candidates = queries.names_like(session, stub.full_name)
+        nearest = [PREFIX + name for name in difflib.get_close_matches(stub.full_name, candidates, n=3, cutoff=0.5)]
+        hint = f"; the nearest names are {', '.join(nearest)}" if nearest else ""
+        raise UnknownModelError(f"this registry has no model {PREFIX}{stub.full_name}{hint}", nearest=nearest)
+    return model
+
+
+def _find_version(session: Session, stub: Stub) -> Version:
+    model = _find_model(session, stub)
+    pin = stub.pin or LATEST
+    if stub.is_digest:
+        version = queries.version_by_digest(session, pin)
+    elif stub.version is not None:
+        version = queries.version_by_number(session, model.id, stub.version)
+    else:
+        version = queries.version_by_tag(session, model.id, pin)
+    if version is None or version.model_id != model.id:
+        known = queries.versions_of(session, model.id, MAX_NAMED)
+        tags = {tag for found in queries.tags_of(session, (v.id for v in known)).values() for tag in found}
+        pins = [f"v{known_version.number}" for known_version in known] + sorted(tags)[:MAX_NAMED]
+        raise UnknownVersionError(f"{PREFIX}{model.full_name} has no {pin}; it has {', '.join(pins)}")
+    return version
+
+
+def _claim(session: Session, manifest: Manifest) -> Model:
+    """The manifest's model with its alias, made if they are new; raises `AliasTakenError`."""
+    model = queries.holder_of(session, manifest.full_name)
+    if model is None:
+        model = queries.add_model(session, manifest.full_name, _now())
+    elif model.full_name != manifest.full_name:
+        raise _taken(manifest.name, model)
+    queries.lock_model(session, model)
+    if manifest.alias:
+        alias = manifest.alias.removeprefix(PREFIX)
+        holder = queries.holder_of(session, alias)
+        if holder is None:
+            queries.add_name(session, model, alias)
+        elif holder.id != model.id:
+            raise _taken(manifest.alias, holder)
+    return model
+
+
+def _taken(name: str, holder: Model) -> AliasTakenError:
+    owner = PREFIX + holder.full_name
+    return AliasTakenError(f"the name {name} belongs to {owner} already; choose another", holder=owner)
+
+
+def _add_version(session: Session, manifest: Manifest, number: int | None) -> Version:
+    model = _claim(session, manifest)
+    newest = queries.newest_number(session, model.id)
+    if number is not None and queries.version_by_number(session, model.id, number):
+        raise VersionExistsError(f"{manifest.name} has a v{number} with another manifest; versions never change")
+    facts, now = manifest.metadata, _now()
+    version = Version(
+        model=model,
+        number=number or newest + 1,
+        digest=manifest.digest(),
+        manifest=manifest.to_json(),
+        size_bytes=manifest.size_bytes,
+        created_at=now,
+        alias=manifest.alias,
+        search_text=_search_text(manifest),
+        **{name: getattr(facts, name) for name in _COLUMNS},
+    )
+    session.add(version)
+    session.flush()
+    session.add_all(
+        File(version_id=version.id, path=entry.path, digest=entry.sha256, size_bytes=entry.size_bytes, role=entry.role)
+        for entry in manifest.files
+    )
+    session.flush()
+    if version.number > newest:
+        queries.move_tag(session, version, LATEST, now)
+    return version
+
+
+_COLUMNS = ("domain", "task", "architecture", "dataset", "license", "pattern", "quantized", "sparsity")
+
+
+def _search_text(manifest: Manifest) -> str:
+    texts = (manifest.full_name, manifest.alias or "", manifest.metadata.description or "")
+    return "\n".join(texts).casefold()
+
+
+def _version_summary(version: Version, tags: list[str]) -> VersionSummary:
+    return VersionSummary(
+        name=PREFIX + version.model.full_name,
+        alias=version.alias,
+        version=version.number,
+        digest=version.digest,
+        tags=tags,
+        created_at=version.created_at,
+        size_bytes=version.size_bytes,
+    )
+
+
+def _view(session: Session, version: Version, role: Role | None = None) -> VersionView:
+    summary = _version_summary(version, queries.tags_of(session, [version.id])[version.id])
+    document = json.loads(version.manifest)
+    files = [
+        FileView(**entry, url=f"/api/v1/blobs/{entry['sha256']}")
+        for entry in document["files"]
+        if role is None or entry["role"] == role
+    ]
+    return VersionView(**summary.model_dump(mode="python"), manifest=document, files=files)
+
+
+def _model_summary(version: Version, tags: list[str]) -> ModelSummary:
+    return ModelSummary(
+        name=PREFIX + version.model.full_name,
+        alias=version.alias,
+        latest_version=version.number,
+        digest=version.digest,
+        tags=tags,
+        metadata=Metadata.model_validate(json.loads(version.manifest)["metadata"]),
+        size_bytes=version.size_bytes,
+        updated_at=version.created_at,
+    )

@@ -1,0 +1,97 @@
+"""Settings of the registry: arguments, then ZOO_REGISTRY_* environment variables, then defaults."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Self
+
+from platformdirs import user_data_path
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from registry.errors import StartError
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class Settings(BaseSettings):
+    """What one registry is made of.
+
+    storage             folder of the blobs, and of the default database
+    database_url        sqlite:///FILE or postgresql://...; SQLite in the storage folder when empty
+    host, port          where to listen; port 0 takes a free one
+    public_url          how clients reach the registry, for pages; derived from host and port when empty
+    trusted_hosts       names accepted in the Host header, besides host's and public_url's own
+    require_token       None: writes need a token once one exists, or when host isn't loopback
+    max_blob_bytes      largest file accepted
+    max_body_bytes      largest JSON body accepted
+    max_requests        requests served at once; more get 503
+    upload_idle_s       an upload that stays silent for this many seconds ends
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ZOO_REGISTRY_", frozen=True, extra="forbid")
+
+    storage: Path = Field(default_factory=lambda: user_data_path("sparrow-zoo") / "registry")
+    database_url: str = ""
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8750
+    public_url: Annotated[str, Field(pattern=r"^(https?://[A-Za-z0-9._:\[\]/~-]+)?$")] = ""
+    trusted_hosts: tuple[str, ...] = ()
+    require_token: bool | None = None
+    max_blob_bytes: Annotated[int, Field(ge=1, le=1 << 40)] = 1 << 36
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 28)] = 1 << 24
+    max_requests: Annotated[int, Field(ge=1, le=100_000)] = 512
+    upload_idle_s: Seconds = 60.0
+
+    @classmethod
+    def load(cls, **given: object) -> Self:
+        """Reads the settings; raises `StartError` naming the first wrong one."""
+        try:
+            return cls(**given)  # type: ignore[arg-type]  # pydantic checks each value
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            name = "_".join(str(part) for part in first["loc"]) or "settings"
+            raise StartError(f"the setting {name} (ZOO_REGISTRY_{name.upper()}) is wrong: {first['msg']}") from None
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, url: str) -> str:
+        if url.startswith("postgresql://"):
+            return url.replace("postgresql://", "postgresql+psycopg://", 1)
+        if not url or url.startswith("postgresql+psycopg://"):
+            return url
+        if url.startswith("sqlite:///") and len(url) > len("sqlite:///") and ":memory:" not in url:
+            return url
+        raise ValueError("it is sqlite:///FILE or postgresql://USER@HOST/NAME")
+
+    @model_validator(mode="after")
+    def _absolute_storage(self) -> Self:
+        object.__setattr__(self, "storage", self.storage.expanduser().absolute())
+        return self
+
+    @property
+    def database(self) -> str:
+        """The database's URL, with the default filled in."""
+        return self.database_url or f"sqlite:///{self.storage / 'registry.db'}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only programs on this machine can reach the registry."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host in LOOPBACK_NAMES
+
+    @property
+    def is_any_address(self) -> bool:
+        """Whether the registry listens on every address of the machine."""
+        return self.host in ("", "0.0.0.0", "::")  # noqa: S104  # a comparison, not a bind
+
+    @property
+    def endpoint(self) -> str:
+        """The URL that pages show to clients."""
+        host = "127.0.0.1" if self.is_any_address else self.host
+        shown = f"[{host}]" if ":" in host else host
+        return self.public_url.rstrip("/") or f"http://{shown}:{self.port}"

@@ -1,0 +1,181 @@
+"""The tables. Constraints refuse bad rows, whoever writes them.
+
+models ──< versions ──< files >── blobs        names: every full name and alias, each for one model
+   └─────< tags >── versions                   tokens: sha256 of each token, never the token
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import TypeDecorator
+
+CONVENTION = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+def digest_check(column: str) -> str:
+    """SQL that holds for `sha256:` and 64 lower-case hex digits, the same on SQLite and PostgreSQL."""
+    return (
+        f"length({column}) = 71 AND substr({column}, 1, 7) = 'sha256:' "
+        f"AND ltrim(substr({column}, 8), '0123456789abcdef') = ''"
+    )
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware time, kept in UTC; a naive one is refused."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Turns a time into UTC, and drops the zone where the database has none."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time without a zone can't be stored")
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Gives the zone back."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Root of the tables."""
+
+    metadata = MetaData(naming_convention=CONVENTION)
+    type_annotation_map = {datetime: UtcDateTime, int: BigInteger().with_variant(Integer, "sqlite")}  # noqa: RUF012
+
+
+class Model(Base):
+    """What a stub names."""
+
+    __tablename__ = "models"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    full_name: Mapped[str] = mapped_column(String(512), unique=True)
+    created_at: Mapped[datetime]
+
+
+class Name(Base):
+    """A name that a stub can use: a model's full name or an alias. The key keeps both in one name space."""
+
+    __tablename__ = "names"
+
+    name: Mapped[str] = mapped_column(String(512), primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), index=True)
+
+
+class Version(Base):
+    """One immutable manifest of a model, with the columns that a search needs."""
+
+    __tablename__ = "versions"
+    __table_args__ = (
+        UniqueConstraint("model_id", "number"),
+        UniqueConstraint("id", "model_id"),
+        CheckConstraint(digest_check("digest"), name="digest"),
+        CheckConstraint("number >= 1", name="number"),
+        CheckConstraint("size_bytes >= 0", name="size"),
+        CheckConstraint("sparsity IS NULL OR (sparsity >= 0 AND sparsity <= 1)", name="sparsity"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    number: Mapped[int]
+    digest: Mapped[str] = mapped_column(String(71), unique=True)
+    manifest: Mapped[bytes] = mapped_column(LargeBinary)
+    size_bytes: Mapped[int]
+    created_at: Mapped[datetime]
+    alias: Mapped[str | None] = mapped_column(String(512))
+    domain: Mapped[str | None] = mapped_column(String(256), index=True)
+    task: Mapped[str | None] = mapped_column(String(256), index=True)
+    architecture: Mapped[str | None] = mapped_column(String(256), index=True)
+    dataset: Mapped[str | None] = mapped_column(String(256), index=True)
+    license: Mapped[str | None] = mapped_column(String(256))
+    pattern: Mapped[str | None] = mapped_column(String(256))
+    quantized: Mapped[bool | None]
+    sparsity: Mapped[float | None]
+    search_text: Mapped[str] = mapped_column(Text)
+
+    model: Mapped[Model] = relationship(lazy="joined", innerjoin=True)
+
+
+class Blob(Base):
+    """Bytes that were uploaded and verified. `offered_at` is the last upload: the grace period starts there."""
+
+    __tablename__ = "blobs"
+    __table_args__ = (
+        CheckConstraint(digest_check("digest"), name="digest"),
+        CheckConstraint("size_bytes >= 0", name="size"),
+    )
+
+    digest: Mapped[str] = mapped_column(String(71), primary_key=True)
+    size_bytes: Mapped[int]
+    offered_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class File(Base):
+    """One file of a version; it keeps its blob alive."""
+
+    __tablename__ = "files"
+    __table_args__ = (CheckConstraint("size_bytes >= 0", name="size"),)
+
+    version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"), primary_key=True)
+    path: Mapped[str] = mapped_column(String(1024), primary_key=True)
+    digest: Mapped[str] = mapped_column(ForeignKey("blobs.digest"), index=True)
+    size_bytes: Mapped[int]
+    role: Mapped[str] = mapped_column(String(32))
+
+
+class Tag(Base):
+    """A movable name of a version; the double foreign key keeps it within the model."""
+
+    __tablename__ = "tags"
+    __table_args__ = (
+        ForeignKeyConstraint(["version_id", "model_id"], ["versions.id", "versions.model_id"]),
+        Index("ix_tags_version_id", "version_id"),
+    )
+
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    tag: Mapped[str] = mapped_column(String(128), primary_key=True)
+    version_id: Mapped[int]
+    moved_at: Mapped[datetime]
+
+
+class Token(Base):
+    """A token's sha256 in hex, and how long it holds."""
+
+    __tablename__ = "tokens"
+    __table_args__ = (CheckConstraint("length(hash) = 64", name="hash"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(128), unique=True)
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]

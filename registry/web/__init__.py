@@ -1,0 +1,91 @@
+"""The pages' templates, and how values look in them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+FOLDER = Path(__file__).parent
+STATIC = FOLDER / "static"
+
+
+def page(template: str, values: Mapping[str, Any], status: int = 200) -> HTMLResponse:
+    """A page from a template."""
+    return HTMLResponse(_environment().get_template(template).render(values), status)
+
+
+def error_page(status: int, detail: str, extras: Mapping[str, Any]) -> HTMLResponse:
+    """A page that says what went wrong, with the nearest names if there are any."""
+    return page("error.html", {"status": status, "detail": detail, "nearest": extras.get("nearest", ())}, status)
+
+
+def wants_page(request: Request) -> bool:
+    """Whether a person asked, with a browser, for a page."""
+    return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
+
+
+def model_url(name: str, version: int | None = None) -> str:
+    """The path of a model's page; `name` is a stub without pin."""
+    path = "/models/" + quote(name.removeprefix("zoo:"), safe="/@")
+    return path if version is None else f"{path}?version={version}"
+
+
+def show_size(size_bytes: int) -> str:
+    """A size in decimal units, three digits: 1.34 GB."""
+    if size_bytes < 1_000:
+        return f"{size_bytes} B"
+    value = float(size_bytes)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1_000
+        if value < 999.5:
+            break
+    return f"{value:.3g} {unit}"
+
+
+def show_count(count: int) -> str:
+    """A count in thousands, millions or billions, three digits: 335 M."""
+    value, unit = float(count), ""
+    for further in ("k", "M", "B"):
+        if value < 999.5:
+            break
+        value, unit = value / 1_000, further
+    return f"{value:.3g} {unit}".rstrip()
+
+
+def show_percent(fraction: float) -> str:
+    """A fraction as a percentage: 80 %, 97.5 %."""
+    return f"{100 * fraction:.3g} %"
+
+
+def show_day(time: datetime) -> str:
+    """The UTC day."""
+    return f"{time.day} {time:%B} {time.year}"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(size=show_size, compact=show_count, percent=show_percent, day=show_day)
+    environment.globals.update(model_url=model_url, static=_static_url)
+    return environment
+
+
+@cache
+def _static_url(name: str) -> str:
+    digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()
+    return f"/static/{name}?v={digest[:12]}"

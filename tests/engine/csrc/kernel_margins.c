@@ -1,0 +1,253 @@
+/* Runs every kernel of every instruction set that this CPU has on random data of awkward sizes, twice: with the
+ * scalar kernel and with the candidate. Both outputs start as the same sentinel bytes, so a missing or a stray
+ * write shows; results must be equal to the last bit. Prints nothing and exits 0 when all is well. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels.h"
+#include "sparrow.h"
+
+enum { MARGIN = 256, SENTINEL = 0xa5, ROUNDS = 40 };
+
+typedef struct block {
+  uint8_t *start, *data; /* data lies MARGIN bytes behind start and in front of the end */
+  size_t size;
+} block;
+
+static uint32_t seed = 1;
+static int failures;
+
+static uint32_t next(void) {
+  seed = seed * 1664525u + 1013904223u;
+  return seed >> 8;
+}
+static uint32_t pick(uint32_t low, uint32_t high) { return low + next() % (high - low + 1); }
+static float real(void) { return ((float)next() / 8388608.0f - 1.0f) * 3.0f; }
+
+static block make(size_t size) {
+  block b = {malloc(size + 2 * MARGIN), NULL, size};
+  if (b.start == NULL) exit(2);
+  b.data = b.start + MARGIN;
+  memset(b.start, SENTINEL, size + 2 * MARGIN);
+  return b;
+}
+static block bytes(size_t size) {
+  block b = make(size);
+  for (size_t i = 0; i < size; i++) b.data[i] = (uint8_t)next();
+  return b;
+}
+static block reals(size_t count) {
+  block b = make(count * sizeof(float));
+  for (size_t i = 0; i < count; i++) ((float *)b.data)[i] = real();
+  return b;
+}
+static void drop(block b) { free(b.start); }
+
+static int margins_hold(block b) {
+  for (size_t i = 0; i < MARGIN; i++)
+    if (b.start[i] != SENTINEL || b.data[b.size + i] != SENTINEL) return 0;
+  return 1;
+}
+
+/* Compares the outputs of the two kernels and frees them. */
+static void compare(const char *kernel, const char *isa, block expected, block got) {
+  int equal = memcmp(expected.data, got.data, expected.size) == 0;
+  if (!equal || !margins_hold(got) || !margins_hold(expected)) {
+    fprintf(stderr, "%s %s: %s\n", kernel, isa, equal ? "wrote outside its output" : "differs from scalar");
+    failures++;
+  }
+  drop(expected);
+  drop(got);
+}
+
+static size_t u8_tile(uint32_t channels) { return (size_t)(channels + 3) / 4 * 64; }
+static size_t f32_tile(uint32_t channels) { return (size_t)channels * 64; }
+static spw_tiles tiles(block b, size_t stride) { return (spw_tiles){b.data, stride}; }
+static uint32_t rows_of(uint32_t n) { return (n + SPW_ROW_BLOCK - 1) / SPW_ROW_BLOCK * SPW_ROW_BLOCK; }
+
+typedef struct sparse {
+  block starts, indices, weights;
+} sparse;
+
+/* Random blocks: each is present with a chance of `percent`. */
+static sparse make_sparse(uint32_t rows, uint32_t groups, uint32_t chunk_groups, uint32_t percent) {
+  uint32_t chunks = (groups + chunk_groups - 1) / chunk_groups, count = 0;
+  sparse s = {make(((size_t)rows * chunks + 1) * 4), make((size_t)rows * groups * 2), bytes((size_t)rows * groups * 4)};
+  uint32_t *starts = (uint32_t *)s.starts.data;
+  for (uint32_t c = 0; c < chunks; c++)
+    for (uint32_t r = 0; r < rows; r++) {
+      starts[c * rows + r] = count;
+      for (uint32_t g = 0; g < chunk_groups && c * chunk_groups + g < groups; g++)
+        if (pick(0, 99) < percent) ((uint16_t *)s.indices.data)[count++] = (uint16_t)g;
+    }
+  starts[rows * chunks] = count;
+  return s;
+}
+
+static void test_linear_u8(const spw_kernels *reference, const spw_kernels *k, int is_sparse) {
+  uint32_t count = pick(1, 19), n = pick(1, 70), depth = pick(1, 140), rows = rows_of(n);
+  uint32_t groups = (depth + 3) / 4, chunk = 4 * pick(1, 40), quantized = pick(0, 1);
+  uint32_t begin = pick(0, count - 1), end = pick(begin + 1, count);
+  uint32_t row_begin = pick(0, rows / 8 - 1) * 8, row_end = pick(row_begin / 8 + 1, rows / 8) * 8;
+  size_t y_tile = quantized ? u8_tile(n) : f32_tile(n);
+  block x = bytes(count * u8_tile(depth)), w = bytes((size_t)rows * groups * 4), scale = reals(rows);
+  block bias = reals(rows), correction = bytes(rows * 4), scratch = make(spw_scratch_spmm_s8(rows, chunk));
+  sparse s = make_sparse(rows, groups, chunk / 4, pick(0, 4) * 25);
+  block expected = make(count * y_tile), got = make(count * y_tile);
+  spw_linear_u8 step = {.x = tiles(x, u8_tile(depth)),
+                        .weights = (int8_t *)(is_sparse ? s.weights.data : w.data),
+                        .starts = (uint32_t *)s.starts.data,
+                        .indices = (uint16_t *)s.indices.data,
+                        .scale = (float *)scale.data,
+                        .bias = (float *)bias.data,
+                        .correction = (int32_t *)correction.data,
+                        .k = depth,
+                        .n = n,
+                        .chunk = chunk,
+                        .activation = (spw_activation)pick(0, 3),
+                        .quantized = quantized,
+                        .out = {0.01f + 1e5f * (float)pick(0, 1), (int32_t)pick(0, 255)}};
+  for (int i = 0; i < 2; i++) {
+    const spw_kernels *table = i ? k : reference;
+    step.y = tiles(i ? got : expected, y_tile);
+    if (is_sparse) {
+      table->spmm_s8(&step, begin, end, row_begin, row_end, scratch.data);
+    } else {
+      table->gemm_s8(&step, begin, end, row_begin, row_end);
+    }
+  }
+  if (!margins_hold(scratch)) failures++, fprintf(stderr, "spmm_s8 %s: wrote outside its scratch\n", k->isa);
+  compare(is_sparse ? "spmm_s8" : "gemm_s8", k->isa, expected, got);
+  block all[] = {x, w, scale, bias, correction, scratch, s.starts, s.indices, s.weights};
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) drop(all[i]);
+}
+
+static void test_gemm_f32(const spw_kernels *reference, const spw_kernels *k) {
+  uint32_t count = pick(1, 9), n = pick(1, 40), depth = pick(1, 70), rows = rows_of(n);
+  uint32_t begin = pick(0, count - 1), end = pick(begin + 1, count);
+  uint32_t row_begin = pick(0, rows / 8 - 1) * 8, row_end = pick(row_begin / 8 + 1, rows / 8) * 8;
+  block x = reals((size_t)count * depth * 16), w = reals((size_t)rows * depth), bias = reals(rows);
+  block expected = make(count * f32_tile(n)), got = make(count * f32_tile(n));
+  spw_linear_f32 step = {.x = tiles(x, f32_tile(depth)), .weights = (float *)w.data, .bias = (float *)bias.data,
+                         .k = depth, .n = n, .activation = (spw_activation)pick(0, 3)};
+  step.y = tiles(expected, f32_tile(n));
+  reference->gemm_f32(&step, begin, end, row_begin, row_end);
+  step.y = tiles(got, f32_tile(n));
+  k->gemm_f32(&step, begin, end, row_begin, row_end);
+  compare("gemm_f32", k->isa, expected, got);
+  drop(x), drop(w), drop(bias);
+}
+
+static spw_quantization random_quantization(void) {
+  return (spw_quantization){0.004f + 0.01f * (float)pick(0, 3), (int32_t)pick(0, 255)};
+}
+
+static void test_attention(const spw_kernels *reference, const spw_kernels *k, int is_u8) {
+  uint32_t heads = pick(1, 3), head_dim = is_u8 ? 4 * pick(1, 9) : pick(1, 20), channels = heads * head_dim;
+  spw_sequence sequences[2] = {{0, pick(1, 80)}, {0, pick(1, 80)}};
+  sequences[1].first_tile = (sequences[0].tokens + 15) / 16;
+  uint32_t b = pick(0, 1), count = sequences[1].first_tile + (sequences[1].tokens + 15) / 16;
+  uint32_t mine = (sequences[b].tokens + 15) / 16, begin = pick(0, mine - 1), end = pick(begin + 1, mine);
+  bool quantized = is_u8 && pick(0, 1);
+  size_t in = is_u8 ? u8_tile(channels) : f32_tile(channels), out = quantized ? u8_tile(channels) : f32_tile(channels);
+  block q = is_u8 ? bytes(count * in) : reals(count * in / 4), v = is_u8 ? bytes(count * in) : reals(count * in / 4);
+  block keys = is_u8 ? bytes(count * in) : reals(count * in / 4), mask = reals((size_t)count * 16);
+  block scratch = make(is_u8 ? spw_scratch_attention_u8(80, head_dim) : spw_scratch_attention_f32(80));
+  for (uint32_t i = 0; i < count * 16; i++) ((float *)mask.data)[i] = pick(0, 2) ? 0.0f : -10000.0f;
+  block expected = make(count * out), got = make(count * out);
+  spw_attention step = {.q = tiles(q, in), .k = tiles(keys, in), .v = tiles(v, in), .sequences = sequences,
+                        .mask = pick(0, 3) ? (float *)mask.data : NULL, .head_dim = head_dim, .scale = 0.3f,
+                        .q_quant = random_quantization(), .k_quant = random_quantization(),
+                        .v_quant = random_quantization(), .p_quant = {1.0f / 255, (int32_t)pick(0, 9)},
+                        .out = random_quantization(), .quantized = quantized};
+  for (int i = 0; i < 2; i++) {
+    const spw_kernels *table = i ? k : reference;
+    step.y = tiles(i ? got : expected, out);
+    (is_u8 ? table->attention_u8 : table->attention_f32)(&step, b, pick(0, 0), begin, end, scratch.data);
+  }
+  if (!margins_hold(scratch)) failures++, fprintf(stderr, "attention %s: wrote outside its scratch\n", k->isa);
+  compare(is_u8 ? "attention_u8" : "attention_f32", k->isa, expected, got);
+  drop(q), drop(keys), drop(v), drop(mask), drop(scratch);
+}
+
+static void test_layernorm(const spw_kernels *reference, const spw_kernels *k) {
+  uint32_t count = pick(1, 5), channels = pick(1, 70), begin = pick(0, count - 1), end = pick(begin + 1, count);
+  block x = reals((size_t)count * channels * 16), residual = reals((size_t)count * channels * 16);
+  block gamma = reals(channels), beta = reals(channels), scratch = make(spw_scratch_layernorm(channels));
+  block y[2] = {make(count * f32_tile(channels)), make(count * f32_tile(channels))};
+  block quantized[2] = {make(count * u8_tile(channels)), make(count * u8_tile(channels))};
+  for (int i = 0; i < 2; i++) {
+    spw_layernorm step = {.x = tiles(x, f32_tile(channels)), .residual = tiles(residual, f32_tile(channels)),
+                          .y = tiles(y[i], f32_tile(channels)), .y_quantized = tiles(quantized[i], u8_tile(channels)),
+                          .gamma = (float *)gamma.data, .beta = (float *)beta.data, .channels = channels,
+                          .epsilon = 1e-5f, .out = {0.02f, 100}};
+    (i ? k : reference)->layernorm(&step, begin, end, scratch.data);
+  }
+  if (!margins_hold(scratch)) failures++, fprintf(stderr, "layernorm %s: wrote outside its scratch\n", k->isa);
+  compare("layernorm", k->isa, y[0], y[1]);
+  compare("layernorm to uint8", k->isa, quantized[0], quantized[1]);
+  drop(x), drop(residual), drop(gamma), drop(beta), drop(scratch);
+}
+
+static void test_elementwise(const spw_kernels *reference, const spw_kernels *k) {
+  uint32_t count = pick(1, 5), channels = pick(1, 70), begin = pick(0, count - 1), end = pick(begin + 1, count);
+  block x = reals((size_t)count * channels * 16), right = reals((size_t)count * channels * 16);
+  block q[2], a[2], s[2];
+  ((float *)x.data)[0] = 1e30f, ((float *)x.data)[1] = -1e-40f, ((float *)x.data)[2] = -0.0f;
+  for (int i = 0; i < 2; i++) {
+    const spw_kernels *table = i ? k : reference;
+    q[i] = make(count * u8_tile(channels)), a[i] = make(count * f32_tile(channels));
+    s[i] = make(count * f32_tile(channels));
+    spw_quantize quantize = {tiles(x, f32_tile(channels)), tiles(q[i], u8_tile(channels)), channels, {0.02f, 7}};
+    spw_elementwise step = {.x = tiles(x, f32_tile(channels)), .right = tiles(right, f32_tile(channels)),
+                            .y = tiles(a[i], f32_tile(channels)), .channels = channels, .activation = pick(1, 1)};
+    step.activation = (spw_activation)(1 + channels % 3);
+    table->quantize(&quantize, begin, end);
+    table->activate(&step, begin, end);
+    step.y = tiles(s[i], f32_tile(channels));
+    table->add(&step, begin, end);
+  }
+  compare("quantize", k->isa, q[0], q[1]);
+  compare("activate", k->isa, a[0], a[1]);
+  compare("add", k->isa, s[0], s[1]);
+  drop(x), drop(right);
+}
+
+static void test_embed(const spw_kernels *reference, const spw_kernels *k) {
+  uint32_t count = pick(1, 4), channels = pick(1, 40), rows = pick(1, 30);
+  block words = reals((size_t)rows * channels), types = bytes((size_t)rows * channels), y[2];
+  block index = make((size_t)count * 64), present = make((size_t)count * 16);
+  for (uint32_t i = 0; i < count * 16; i++) {
+    ((uint32_t *)index.data)[i] = pick(0, rows - 1);
+    present.data[i] = (uint8_t)pick(0, 1);
+  }
+  for (int i = 0; i < 2; i++) {
+    y[i] = make(count * f32_tile(channels));
+    spw_embed step = {.y = tiles(y[i], f32_tile(channels)), .present = present.data, .table_count = 2,
+                      .channels = channels,
+                      .tables = {{(float *)words.data, NULL, 1.0f, (uint32_t *)index.data},
+                                 {NULL, (int8_t *)types.data, 0.03f, (uint32_t *)index.data}}};
+    (i ? k : reference)->embed(&step, 0, count);
+  }
+  compare("embed", k->isa, y[0], y[1]);
+  drop(words), drop(types), drop(index), drop(present);
+}
+
+int main(void) {
+  const spw_kernels *reference = spw_kernels_find("scalar");
+  for (uint32_t i = 0; spw_isa_name(i) != NULL; i++) {
+    const spw_kernels *k = spw_kernels_find(spw_isa_name(i));
+    for (int round = 0; k != NULL && round < ROUNDS; round++) {
+      test_linear_u8(reference, k, 0);
+      test_linear_u8(reference, k, 1);
+      test_gemm_f32(reference, k);
+      test_attention(reference, k, 0);
+      test_attention(reference, k, 1);
+      test_layernorm(reference, k);
+      test_elementwise(reference, k);
+      test_embed(reference, k);
+    }
+  }
+  return failures != 0;
+}

@@ -1,0 +1,144 @@
+"""What stands before every route: hosts, origins, load, headers."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+
+from registry.app import create_app
+from registry.errors import StartError
+from registry.settings import Settings
+from tests.registry.builders import digest_of, small
+from tests.registry.conftest import BASE, Site, open_site
+
+HEALTH = "/api/v1/health"
+
+
+def test_row_44_a_foreign_host_header_is_refused(sqlite_site: Site) -> None:
+    client = sqlite_site.client
+    for host in (
+        "evil.example",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example:80",
+        "evil@127.0.0.1",
+        "127.0.0.1@evil.example",
+        "127.0.0.1/evil",
+        "127.0.0.1:80:80",
+        "127.0.0.1:x",
+        "[::1",
+        "169.254.169.254",
+        "2130706433",
+        "",
+    ):
+        answer = client.get(HEALTH, headers={"Host": host})
+        assert (answer.status_code, answer.json()["code"]) == (400, "REQUEST_INVALID"), host
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    for host in ("localhost", "LOCALHOST:8750", "127.0.0.1", "127.0.0.1:1", "[::1]:8750"):
+        assert client.get(HEALTH, headers={"Host": host}).status_code == 200, host
+
+
+def test_row_44_named_hosts_are_accepted(tmp_path: Path) -> None:
+    given = Settings(storage=tmp_path, host="0.0.0.0", public_url="https://zoo.example:8443/", trusted_hosts=("inner",))
+    with open_site(given) as site:
+        for host, status in (("zoo.example:8443", 200), ("inner", 200), ("10.0.0.7:8750", 200), ("evil.example", 400)):
+            assert site.client.get(HEALTH, headers={"Host": host}).status_code == status, host
+
+
+def test_row_44_another_site_cannot_write_through_a_browser(sqlite_site: Site) -> None:
+    client = sqlite_site.client
+    url = f"/api/v1/blobs/{digest_of(b'x')}"
+    for headers in (
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:9"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ):
+        answer = client.put(url, content=b"x", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (403, "FORBIDDEN"), headers
+    assert (
+        client.get(HEALTH, headers={"Origin": "https://evil.example"}).headers.get("access-control-allow-origin")
+        is None
+    )
+    assert client.options(HEALTH, headers={"Origin": "https://evil.example"}).status_code == 405
+    assert client.put(url, content=b"x", headers={"Origin": BASE, "Sec-Fetch-Site": "same-origin"}).status_code == 201
+
+
+def test_row_44_forwarded_headers_of_strangers_change_nothing(sqlite_site: Site) -> None:
+    client = sqlite_site.client
+    small().publish(client)
+    forged = {
+        "X-Forwarded-Host": "evil.example",
+        "X-Forwarded-Proto": "gopher",
+        "X-Forwarded-For": "6.6.6.6",
+        "Forwarded": "host=evil.example",
+        "X-Original-URL": "/admin",
+    }
+    plain, answer = client.get("/models/tiny"), client.get("/models/tiny", headers=forged)
+    assert answer.text == plain.text
+    assert "evil.example" not in answer.text
+
+
+def test_row_44_answers_cannot_be_framed_sniffed_or_scripted(sqlite_site: Site) -> None:
+    client = sqlite_site.client
+    for path in ("/", "/docs", HEALTH, "/models/nothing", "/static/style.css", "/api/v1/resolve?stub=x"):
+        headers = client.get(path, headers={"Accept": "text/html"}).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+
+
+def test_row_45_more_requests_than_allowed_get_503_and_the_rest_are_served(tmp_path: Path) -> None:
+    """A thousand requests at once, on a registry that serves forty."""
+
+    async def load() -> list[httpx.Response]:
+        app = create_app(Settings(storage=tmp_path, max_requests=40))
+        transport = httpx.ASGITransport(app)
+        async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url=BASE) as client:
+            first = await asyncio.gather(*(client.get(HEALTH) for _ in range(1_000)))
+            return [*first, await client.get(HEALTH)]
+
+    *answers, after = asyncio.run(load())
+    statuses = [answer.status_code for answer in answers]
+    assert set(statuses) == {200, 503}
+    assert statuses.count(200) >= 40
+    refused = next(answer for answer in answers if answer.status_code == 503)
+    assert refused.json()["code"] == "UNAVAILABLE"
+    assert refused.headers["retry-after"] == "1"
+    assert after.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"port": 70_000},
+        {"database_url": "mysql://x"},
+        {"database_url": "sqlite:///:memory:"},
+        {"public_url": "javascript:alert(1)"},
+        {"public_url": 'https://x/"><script>'},
+        {"max_requests": 0},
+        {"unknown": 1},
+    ],
+)
+def test_a_wrong_setting_is_named(given: dict[str, object]) -> None:
+    (name,) = given
+    with pytest.raises(StartError, match=name):
+        Settings.load(**given)
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ZOO_REGISTRY_STORAGE", str(tmp_path))
+    monkeypatch.setenv("ZOO_REGISTRY_PORT", "9000")
+    loaded = Settings.load(host="::1")
+    assert (loaded.storage, loaded.port, loaded.is_loopback) == (tmp_path, 9000, True)
+    assert loaded.database == f"sqlite:///{tmp_path}/registry.db"
+    assert loaded.endpoint == "http://[::1]:9000"
+    assert Settings(database_url="postgresql://h/n").database == "postgresql+psycopg://h/n"
+    assert not Settings(host="example.org").is_loopback

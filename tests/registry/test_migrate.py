@@ -1,0 +1,137 @@
+"""Migrations: once for ten servers, up and down with rows, and the same as the tables."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
+
+from registry import admin
+from registry.app import create_app
+from registry.db import Database
+from registry.errors import SchemaError
+from registry.migrate import config_for, downgrade, scripts_folder, upgrade
+from registry.settings import Settings
+from registry.tables import Base
+from tests.registry.builders import bert
+from tests.registry.conftest import ROOT, open_site
+
+UPGRADE = (
+    "import sys; from registry import admin; from registry.settings import Settings; "
+    "print(admin.upgrade(Settings(database_url=sys.argv[1], storage=sys.argv[2])))"
+)
+
+
+def tables(url: str) -> set[str]:
+    database = Database(Settings(database_url=url).database)
+    try:
+        return set(inspect(database.engine).get_table_names())
+    finally:
+        database.close()
+
+
+def execute(url: str, statement: str) -> None:
+    database = Database(Settings(database_url=url).database)
+    with database.exclusive() as connection:
+        connection.execute(text(statement))
+    database.close()
+
+
+def test_row_54_ten_servers_that_start_at_once_migrate_once(empty_database: str, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", UPGRADE, empty_database, str(tmp_path / "storage")]
+    started = [
+        subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(10)
+    ]
+    for process in started:
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out.strip()) == (0, "0001"), err
+    assert set(Base.metadata.tables) < tables(empty_database)
+
+
+def test_row_57_up_down_up_with_rows(empty_database: str, tmp_path: Path) -> None:
+    settings = Settings(database_url=empty_database, storage=tmp_path / "storage")
+    with open_site(settings) as site:
+        view = bert().publish(site.client).json()
+        site.token()
+    database = Database(settings.database)
+    assert downgrade(database, "base") == "base"
+    assert not set(Base.metadata.tables) & tables(empty_database)
+    assert upgrade(database) == upgrade(database) == "0001"
+    database.close()
+    with open_site(settings) as site:
+        assert site.client.get("/api/v1/models").json()["items"] == []
+        assert bert().publish(site.client).json()["digest"] == view["digest"]
+
+
+def test_row_57_the_migrated_schema_is_that_of_the_tables(empty_database: str) -> None:
+    database = Database(Settings(database_url=empty_database).database)
+    upgrade(database)
+    with database.exclusive() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, Base.metadata) == []
+        for name, table in Base.metadata.tables.items():
+            migrated = {check["name"] for check in inspect(connection).get_check_constraints(name)}
+            declared = {c.name for c in table.constraints if c.__visit_name__ == "check_constraint" and c.name}
+            assert migrated == declared, name
+    database.close()
+
+
+def test_row_56_a_newer_schema_is_refused_with_the_direction(empty_database: str, tmp_path: Path) -> None:
+    settings = Settings(database_url=empty_database, storage=tmp_path)
+    admin.upgrade(settings)
+    execute(empty_database, "UPDATE alembic_version SET version_num = '9999'")
+    before = tables(empty_database)
+    with pytest.raises(
+        SchemaError, match=r"'9999' is newer than this program, which knows up to '0001'; upgrade sparrow"
+    ):
+        admin.upgrade(settings)
+    with pytest.raises(SchemaError), open_site(settings):
+        pass
+    assert tables(empty_database) == before
+
+
+def test_row_56_two_heads_in_a_database_are_refused(empty_database: str, tmp_path: Path) -> None:
+    settings = Settings(database_url=empty_database, storage=tmp_path)
+    admin.upgrade(settings)
+    execute(empty_database, "INSERT INTO alembic_version VALUES ('0002')")
+    with pytest.raises(SchemaError, match="two schemas at once"):
+        admin.upgrade(settings)
+
+
+def test_row_56_the_migrations_have_one_head() -> None:
+    database = Database("sqlite:////tmp/unused-by-this-test.db")
+    with database.engine.connect() as connection:
+        assert ScriptDirectory.from_config(config_for(connection)).get_heads() == ["0001"]
+    database.close()
+
+
+def test_a_database_of_another_program_is_left_alone(empty_database: str, tmp_path: Path) -> None:
+    execute(empty_database, "CREATE TABLE versions (id INTEGER)")
+    with pytest.raises(SchemaError, match="another program"):
+        admin.upgrade(Settings(database_url=empty_database, storage=tmp_path))
+    assert tables(empty_database) == {"versions"}
+
+
+def test_row_56_a_migration_that_fails_leaves_the_old_schema(empty_database: str, tmp_path: Path) -> None:
+    execute(empty_database, "CREATE TABLE tokens (id INTEGER)")
+    with pytest.raises(SchemaError, match="stays as it was"):
+        admin.upgrade(Settings(database_url=empty_database, storage=tmp_path))
+    assert tables(empty_database) == {"tokens"}
+
+
+def test_the_migrations_are_found_and_their_folder_is_no_package() -> None:
+    assert scripts_folder() == ROOT / "alembic"
+    assert not list((ROOT / "alembic").rglob("__init__.py"))
+
+
+def test_an_app_starts_on_an_old_schema_by_upgrading_it(empty_database: str, tmp_path: Path) -> None:
+    with open_site(Settings(database_url=empty_database, storage=tmp_path)) as site:
+        assert site.client.get("/api/v1/health").json()["status"] == "ok"
+    assert create_app.__doc__

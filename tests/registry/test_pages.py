@@ -1,0 +1,299 @@
+"""Pages: everything a person needs, and nothing that a stranger's card or report could abuse."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from registry.card import MAX_CARD_BYTES, render_card
+from registry.chart import MAX_LAYERS, read_chart
+from registry.web import show_count, show_percent, show_size
+from tests.registry.builders import ALIAS, LONG, Folder, bert, digest_of, small
+from tests.registry.conftest import Site
+
+HTML = {"Accept": "text/html"}
+BERT = "/models/" + LONG.removeprefix("zoo:")
+
+
+class Outline(HTMLParser):
+    """Tags, attributes and ids of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def all(self, *names: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag in names]
+
+
+def get(client: TestClient, path: str, status: int = 200) -> str:
+    answer = client.get(path, headers=HTML)
+    assert answer.status_code == status, answer.text[:500]
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    return answer.text
+
+
+def test_the_list_shows_models_and_filters_without_scripts(client: TestClient) -> None:
+    assert "This registry is empty" in get(client, "/")
+    bert().publish(client)
+    small("zoo:other", metadata={"domain": "cv"}).publish(client)
+    page = get(client, "/")
+    assert ALIAS.removeprefix("zoo:") in page.replace("<wbr>", "")
+    assert BERT in page
+    assert "80 %" in page
+    assert '<option value="cv">' in page
+    narrowed = get(client, "/?q=question&domain=nlp&task=&architecture=&dataset=&quantized=true&sparsity_min=0.8")
+    assert BERT in narrowed
+    assert "/models/other" not in narrowed
+    assert '<option value="nlp" selected>' in narrowed
+    assert "No model matches" in get(client, "/?q=nothing")
+
+
+def test_the_list_has_pages(client: TestClient) -> None:
+    for number in range(5):
+        small(f"zoo:m{number}").publish(client)
+    first = get(client, "/?limit=3&q=m")
+    following = re.search(r'rel="next" href="([^"]+)"', first)
+    assert following
+    second = get(client, following[1].replace("&amp;", "&"))
+    assert "/models/m0" in second
+    assert "/models/m4" not in second
+    assert 'rel="next"' not in second
+
+
+def test_a_model_page_shows_what_is_needed_to_use_it(client: TestClient) -> None:
+    bert().publish(client)
+    view = bert(revision=2).publish(client, tags=["prod"]).json()
+    page = get(client, BERT)
+    assert f"zoo pull {ALIAS}" in page
+    assert f"zoo serve --task question_answering --model_path {ALIAS}" in page
+    assert "zoo train question-answering" in page
+    assert view["digest"] in page
+    assert "BERT-base, 80 % sparse, for question answering" in page
+    assert "!ConstantPruningModifier" in page
+    assert page.count('class="bar"') == 72
+    for file in view["files"]:
+        assert file["url"] in page
+    assert f'href="{BERT}?version=1"' in page
+    old = get(client, f"{BERT}?version=1")
+    assert f"zoo pull {ALIAS}@v1" in old
+
+
+def test_an_alias_leads_to_the_model(client: TestClient) -> None:
+    bert().publish(client)
+    answer = client.get("/models/" + ALIAS.removeprefix("zoo:"), headers=HTML, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (307, BERT)
+
+
+def test_a_model_without_card_recipe_or_facts_has_a_page(client: TestClient) -> None:
+    small().publish(client)
+    small("zoo:@acme/tiny").publish(client)
+    assert "zoo pull zoo:tiny" in get(client, "/models/tiny")
+    assert "zoo pull zoo:@acme/tiny" in get(client, "/models/@acme/tiny")
+
+
+def test_row_6_a_page_for_an_unknown_name_offers_the_nearest(client: TestClient) -> None:
+    small("zoo:bert-squad-pruned").publish(client)
+    page = get(client, "/models/bert-squad-prunde", 404)
+    assert 'href="/models/bert-squad-pruned"' in page
+    assert client.get("/models/nothing").headers["content-type"] == "application/problem+json"
+    assert "Not here" in get(client, "/nothing", 404)
+
+
+def test_pages_are_accessible_in_structure(client: TestClient) -> None:
+    bert().publish(client)
+    for path in ("/", BERT, "/docs"):
+        page = Outline(get(client, path))
+        ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+        assert len(ids) == len(set(ids)), path
+        assert page.all("html") == [{"lang": "en"}]
+        assert len(page.all("main")) == len(page.all("h1")) == 1
+        assert page.all("header")
+        assert page.all("footer")
+        assert page.all("nav")
+        for attributes in page.all("section", "nav", "aside", "form"):
+            named = (
+                attributes.get("aria-labelledby")
+                or attributes.get("aria-label")
+                or attributes.get("class") == "message"
+            )
+            assert named, (path, attributes)
+            if attributes.get("aria-labelledby"):
+                assert attributes["aria-labelledby"] in ids
+        for attributes in page.all("svg"):
+            assert attributes.get("aria-hidden") == "true" or attributes.get("aria-label")
+        levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+        assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False)), (path, levels)
+
+
+def test_pages_have_nothing_inline_and_load_only_from_here(client: TestClient) -> None:
+    bert().publish(client)
+    for path in ("/", BERT, "/docs"):
+        text = get(client, path)
+        page = Outline(text)
+        for tag, attributes in page.tags:
+            assert "style" not in attributes, (path, tag)
+            assert not any(name.startswith("on") for name in attributes), (path, tag)
+            loaded = attributes.get("src") or (attributes.get("href") if tag == "link" else None)
+            assert loaded is None or loaded.startswith("/static/"), (path, tag, loaded)
+        assert not re.search(r"<script(?![^>]* src=)|<style", text)
+        for attributes in page.all("link", "script"):
+            link = attributes.get("href") or attributes.get("src")
+            assert client.get(str(link)).status_code == 200
+
+
+ATTACKS = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "![picture](https://evil.example/track.png)",
+    "![x](data:image/svg+xml;base64,PHN2Zz4=)",
+    "[click](javascript:alert(1))",
+    "[click](JaVaScRiPt:alert(1))",
+    "[click](  java\tscript:alert(1))",
+    "[click](data:text/html,<script>alert(1)</script>)",
+    "[click](vbscript:x)",
+    "<svg onload=alert(1)>",
+    "<a href='https://x' onclick='alert(1)'>x</a>",
+    "<iframe src=https://evil.example></iframe>",
+    "<style>body{display:none}</style>",
+    "<base href=https://evil.example>",
+    "<form action=https://evil.example><input name=q></form>",
+    "[a]: javascript:alert(1)\n\n[a]",
+    '<https://evil.example/"onmouseover=alert(1)>',
+    "```\n</code></pre><script>alert(1)</script>\n```",
+    "|a|\n|-|\n|<script>alert(1)</script>|",
+    "&lt;script&gt;alert(1)&lt;/script&gt;",
+    "\x00<scr\x00ipt>alert(1)</script>",
+    "# <script>alert(1)</script>",
+    "<math><mi xlink:href='javascript:alert(1)'>",
+]
+ALLOWED = {"a": {"href", "rel"}, "ol": {"start"}}
+PLAIN = set("blockquote br code del em h3 h4 h5 h6 hr li p pre strong table tbody td th thead tr ul".split())
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_row_43_a_hostile_card_becomes_harmless(attack: str) -> None:
+    for tag, attributes in Outline(render_card(attack.encode())).tags:
+        assert tag in PLAIN | set(ALLOWED), (tag, attack)
+        assert set(attributes) <= ALLOWED.get(tag, set()), (attributes, attack)
+        if tag == "a" and "href" in attributes:
+            assert str(attributes["href"]).startswith(("http://", "https://", "mailto:")), attributes
+
+
+def test_row_43_a_hostile_version_has_a_harmless_page(client: TestClient) -> None:
+    script = "<script>alert(1)</script>"
+    report = json.dumps({"layers": [{"name": script, "target": 0.5, "achieved": 0.5}]}).encode()
+    folder = Folder(
+        "zoo:evil",
+        {
+            "README.md": ("card", "\n\n".join(ATTACKS).encode()),
+            "recipe.yaml": ("recipe", script.encode() + b"\xff\x00"),
+            "report.json": ("metrics", report),
+            "a.onnx": ("deployment", b"a"),
+        },
+        metadata={"description": script, "domain": script, "license": script, "metrics": {script: 1}, "task": script},
+    )
+    assert folder.publish(client).status_code == 201
+    for path in ("/models/evil", "/", "/?q=%3Cscript%3Ealert(1)%3C/script%3E"):
+        text = get(client, path)
+        assert script not in text
+        page = Outline(text)
+        assert len(page.all("script")) == 1
+        assert not page.all("img", "iframe", "object", "embed", "base", "style")
+        assert [form.get("action") for form in page.all("form")] in ([], ["/"])
+
+
+def test_row_43_a_huge_table_or_pathological_card_is_bounded(client: TestClient) -> None:
+    table = "|a|b|\n|-|-|\n" + "|x|y|\n" * 10_000
+    patterns = ["[", "![", "*a ", "**a", "`", "<", "> ", "- ", "|a|b|\n|-|-|\n", "_a__", "[a](", "~~a", "&#"]
+    started = time.process_time()
+    for text in [table, *(pattern * MAX_CARD_BYTES for pattern in patterns)]:
+        render_card(text.encode()[:MAX_CARD_BYTES])
+    assert time.process_time() - started < 20
+    large = Folder("zoo:large", {"model.md": ("card", b"x" * (MAX_CARD_BYTES + 1)), "a": ("deployment", b"a")})
+    large.publish(client)
+    assert "Model card" not in get(client, "/models/large")
+
+
+def test_a_card_is_rendered() -> None:
+    html = render_card(
+        b"---\ndomain: nlp\n---\n# Title\n\n**bold** [link](https://x.example) ![alt](a.png)\n\n- one\n\n3. three"
+    )
+    assert "domain" not in html
+    assert "<h3>Title</h3>" in html
+    assert "<strong>bold</strong>" in html
+    assert 'rel="nofollow noopener noreferrer"' in html
+    assert "<img" not in html
+    assert '<ol start="3">' in html
+    assert render_card(b"--- \nno end") != ""
+    assert render_card(b"\xff\xfe") != ""
+
+
+HOSTILE_REPORTS: list[Any] = [
+    b"",
+    b"null",
+    b"[]",
+    b"{}",
+    b"[" * 100_000,
+    b'{"layers": [{"name": "x", "achieved": NaN}]}',
+    b'{"layers": [{"name": "x", "achieved": Infinity}]}',
+    b'{"layers": [{"name": "x", "achieved": 1e999}]}',
+    b'{"layers": [{"name": "x", "achieved": 1' + b"0" * 5_000 + b"}]}",
+    {"layers": []},
+    {"layers": [{"name": "x"}]},
+    {"layers": [{"name": "x", "achieved": 1.1}]},
+    {"layers": [{"name": "x", "achieved": -1}]},
+    {"layers": [{"name": "x" * 201, "achieved": 1}]},
+    {"layers": [{"name": "x", "achieved": 1}] * (MAX_LAYERS + 1)},
+]
+
+
+def test_a_hostile_report_has_no_picture() -> None:
+    for report in HOSTILE_REPORTS:
+        assert read_chart(report if isinstance(report, bytes) else json.dumps(report).encode()) is None
+
+
+def test_bars_stand_for_their_numbers() -> None:
+    layers = [{"name": "a", "target": 0.8, "achieved": 0.0}, {"name": "b", "achieved": 1, "other": "ignored"}]
+    chart = read_chart(json.dumps({"layers": layers}).encode())
+    assert chart
+    zero, full = chart.bars
+    lines = dict(chart.lines)
+    assert zero.height == 0
+    assert full.y == lines["100 %"]
+    assert full.y + full.height == lines["0 %"]
+    assert full.target_y is None
+    assert lines["100 %"] < zero.target_y < lines["75 %"]  # type: ignore[operator]  # it has a target
+    assert chart.left <= zero.x < zero.x + zero.width < full.x < full.x + full.width <= chart.width
+
+
+def test_numbers_are_shown_with_units() -> None:
+    assert [show_size(n) for n in (0, 999, 1_000, 999_600, 1_340_000_000, 10**15)] == [
+        "0 B",
+        "999 B",
+        "1 kB",
+        "1 MB",
+        "1.34 GB",
+        "1e+03 TB",
+    ]
+    assert [show_count(n) for n in (7, 1_500, 108_893_186, 7_000_000_000)] == ["7", "1.5 k", "109 M", "7 B"]
+    assert [show_percent(f) for f in (0, 0.8, 0.975, 1)] == ["0 %", "80 %", "97.5 %", "100 %"]
+
+
+def test_downloads_are_attachments(sqlite_site: Site) -> None:
+    evil = Folder("zoo:evil", {"page.html": ("deployment", b"<script>alert(1)</script>")})
+    evil.publish(sqlite_site.client)
+    answer = sqlite_site.client.get(f"/api/v1/blobs/{digest_of(b'<script>alert(1)</script>')}", headers=HTML)
+    assert answer.headers["content-disposition"] == "attachment"
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["x-content-type-options"] == "nosniff"

@@ -1,0 +1,172 @@
+"""Search: filters, words, pages."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+from urllib.parse import quote
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from tests.registry.builders import bert, small
+from tests.registry.conftest import Site
+
+PATH = "/api/v1/models"
+
+
+def names(client: TestClient, **query: Any) -> list[str]:
+    answer = client.get(PATH, params=query)
+    assert answer.status_code == 200, answer.text
+    return [item["name"].removeprefix("zoo:") for item in answer.json()["items"]]
+
+
+def fill(client: TestClient, count: int, prefix: str = "m") -> list[str]:
+    """Publishes models and returns their names, newest first."""
+    for number in range(count):
+        small(f"zoo:{prefix}{number:03}").publish(client)
+    return [f"{prefix}{number:03}" for number in reversed(range(count))]
+
+
+def test_a_summary_shows_the_latest_version(client: TestClient) -> None:
+    bert().publish(client)
+    view = bert(revision=2).publish(client, tags=["prod"]).json()
+    (item,) = client.get(PATH).json()["items"]
+    assert item["latest_version"] == 2
+    assert item["digest"] == view["digest"]
+    assert item["tags"] == ["latest", "prod"]
+    assert item["metadata"]["sparsity"] == 0.8
+    assert item["size_bytes"] == view["size_bytes"]
+    assert item["updated_at"] == view["created_at"]
+
+
+def test_each_filter_narrows(client: TestClient) -> None:
+    facts = [
+        {"domain": "nlp", "task": "qa", "architecture": "bert", "dataset": "squad", "sparsity": 0.8, "quantized": True},
+        {
+            "domain": "nlp",
+            "task": "ner",
+            "architecture": "bert",
+            "dataset": "conll",
+            "sparsity": 0.9,
+            "quantized": False,
+        },
+        {"domain": "cv", "task": "detection", "license": "MIT", "pattern": "4block"},
+    ]
+    for number, metadata in enumerate(facts):
+        small(f"zoo:m{number}", metadata=metadata).publish(client)
+    for query, expected in [
+        ({"domain": "nlp"}, ["m1", "m0"]),
+        ({"domain": "NLP"}, []),
+        ({"task": "ner"}, ["m1"]),
+        ({"architecture": "bert", "dataset": "squad"}, ["m0"]),
+        ({"quantized": "true"}, ["m0"]),
+        ({"quantized": "false"}, ["m1"]),
+        ({"license": "MIT", "pattern": "4block"}, ["m2"]),
+        ({"sparsity_min": "0.8"}, ["m1", "m0"]),
+        ({"sparsity_min": "0.85", "sparsity_max": "0.95"}, ["m1"]),
+        ({"sparsity_max": "0.1"}, []),
+        ({"domain": "", "sparsity_min": ""}, ["m2", "m1", "m0"]),
+    ]:
+        assert names(client, **query) == expected, query
+
+
+def test_words_are_found_in_name_alias_and_description(client: TestClient) -> None:
+    bert().publish(client)
+    small("zoo:other", metadata={"description": "Für Übersetzung, ΣΊΣΥΦΟΣ"}).publish(client)
+    assert names(client, q="QUESTION answering vnni") == names(client, q="wikipedia") == names(client, q="extractive")
+    assert len(names(client, q="extractive")) == 1
+    assert names(client, q="übersetzung") == names(client, q="ΣΊΣΥΦΟς") == ["other"]
+    assert names(client, q="extractive missing") == []
+    assert len(names(client, q="   ")) == 2
+
+
+def test_only_the_latest_version_is_searched(client: TestClient) -> None:
+    small(metadata={"task": "old"}).publish(client)
+    small(metadata={"task": "new"}).publish(client)
+    assert names(client, task="old") == []
+    assert names(client, task="new") == ["tiny"]
+
+
+def test_row_42_metacharacters_are_plain_text(client: TestClient) -> None:
+    small("zoo:a_b", metadata={"description": "100% of \\ it/ 'quoted' \"text\""}).publish(client)
+    small("zoo:axb").publish(client)
+    assert names(client, q="a_b") == ["a_b"]
+    assert names(client, q="%") == ["a_b"]
+    assert names(client, q="100% \\ it/ 'quoted' \"text\"") == ["a_b"]
+    for text in (
+        "'; DROP TABLE models; --",
+        "\\",
+        "_",
+        "%%%",
+        "*",
+        "a AND b",
+        "NEAR(",
+        '"',
+        "/",
+        "(((",
+        "::",
+        "$1",
+        "?",
+    ):
+        assert client.get(PATH, params={"q": text}).status_code == 200, text
+    assert len(names(client)) == 2
+
+
+def test_row_42_a_long_query_is_refused(client: TestClient) -> None:
+    for size in (201, 7_000):
+        answer = client.get(PATH, params={"q": "x" * size})
+        assert (answer.status_code, answer.json()["code"]) == (422, "REQUEST_INVALID")
+    assert client.get(PATH, params={"q": "x" * 10_000}).status_code == 400
+    assert client.get(PATH, params={"q": "% " * 100}).status_code == 200
+
+
+def test_row_41_pages_neither_skip_nor_repeat_while_models_are_published(client: TestClient) -> None:
+    expected = fill(client, 7)
+    seen, cursor, query = [], None, {"limit": "2"}
+    for turn in range(20):
+        answer = client.get(PATH, params=query | ({"cursor": cursor} if cursor else {})).json()
+        seen += [item["name"].removeprefix("zoo:") for item in answer["items"]]
+        cursor = answer["next_cursor"]
+        small(f"zoo:late{turn}").publish(client)
+        small(f"zoo:m{turn % 7:03}", f"changed {turn}").publish(client)
+        if cursor is None:
+            break
+    assert seen == expected
+
+
+def test_row_41_the_last_page_has_no_cursor(client: TestClient) -> None:
+    fill(client, 4)
+    first = client.get(PATH, params={"limit": 2}).json()
+    last = client.get(PATH, params={"limit": 2, "cursor": first["next_cursor"]}).json()
+    assert first["next_cursor"]
+    assert (len(last["items"]), last["next_cursor"]) == (2, None)
+
+
+def test_row_41_limits_outside_one_to_a_hundred_are_refused(client: TestClient) -> None:
+    for limit in ("0", "-1", "101", "1000000000", "1e9", "x", "", "9" * 400):
+        assert client.get(PATH, params={"limit": limit}).status_code == 422, limit
+    assert client.get(PATH, params={"limit": 100}).status_code == 200
+
+
+def test_row_41_a_tampered_cursor_is_refused(client: TestClient) -> None:
+    fill(client, 3)
+    cursor = client.get(PATH, params={"limit": 1}).json()["next_cursor"]
+    raw = bytearray(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    raw[7] ^= 1
+    forged = base64.urlsafe_b64encode(raw).decode().rstrip("=")
+    for bad in (forged, cursor[:-2], cursor + "AA", "x", "====", "a b", "é", "-" * 200, "%00", "1"):
+        answer = client.get(PATH, params={"limit": 1, "cursor": bad})
+        assert (answer.status_code, answer.json()["code"]) == (400, "CURSOR_INVALID"), bad
+    other = client.get(PATH, params={"limit": 1, "cursor": cursor, "q": "m"})
+    assert other.json()["code"] == "CURSOR_INVALID"
+    assert client.get(PATH, params={"limit": 3, "cursor": cursor}).status_code == 200
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(query=st.text(max_size=60), cursor=st.none() | st.text(max_size=30))
+def test_row_42_any_text_gets_an_answer(site: Site, query: str, cursor: str | None) -> None:
+    text = quote(query.encode("utf-8", "surrogatepass"))
+    more = "" if cursor is None else "&cursor=" + quote(cursor.encode("utf-8", "surrogatepass"))
+    assert site.client.get(f"{PATH}?q={text}{more}").status_code in (200, 400, 422)

@@ -1,0 +1,371 @@
+"""From a folder to a version, against a real registry. Rows are those of the list of faults."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import zoo
+from tests.zoo import fault_server as faulty
+from tests.zoo.fault_server import FaultServer
+from tests.zoo.live_registry import serving
+from zoo.errors import (
+    ConflictError,
+    IntegrityError,
+    ManifestError,
+    NotFoundError,
+    StubError,
+    UnavailableError,
+    ZooError,
+)
+from zoo.layout import read_layout
+from zoo.progress import ProgressEvent
+from zoo.settings import Patience, Settings
+from zoo.stub import Stub
+
+LONG = "zoo:nlp/question_answering/bert-base_cased/pytorch/huggingface/squad-augmented/pruned80_quant-none-vnni"
+QUICK = Patience(connect_s=1, read_s=5, request_s=5, total_s=5, attempts=3, first_wait_s=0.01, longest_wait_s=0.05)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(tmp_path_factory.mktemp("registry")) as url:
+        yield url
+
+
+@pytest.fixture
+def proxy(registry: str) -> Iterator[FaultServer]:
+    with FaultServer(upstream=registry).running() as running:
+        yield running
+
+
+@pytest.fixture
+def settings(registry: str, tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", cache=tmp_path / "cache", endpoint=registry, patience=QUICK)
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A name of its own for each test."""
+    return "zoo:" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:100]
+
+
+def build(folder: Path, **files: bytes | str) -> Path:
+    """`a__b_c` stands for a/b.c."""
+    for name, data in files.items():
+        path = folder / name.replace("__", "/").replace("_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return build(
+        tmp_path / "model",
+        training__config_json="{}",
+        training__model_safetensors=random.Random(3).randbytes(100_000),
+        deployment__model_onnx=random.Random(4).randbytes(50_000),
+        recipe_md="recipe",
+    )
+
+
+def test_publishes_once_and_uploads_only_what_changed(settings: Settings, model: Path, name: str) -> None:
+    first = zoo.publish(model, name, tags=["prod"], settings=settings)
+    assert (str(first.stub), first.version, first.created) == (f"{name}@v1", 1, True)
+    again = zoo.publish(model, name, settings=settings)
+    assert (again.digest, again.version, again.created, again.uploaded_bytes) == (first.digest, 1, False, 0)
+    (model / "recipe.md").write_text("changed")
+    second = zoo.publish(model, name, settings=settings)
+    assert (second.version, second.created, second.uploaded_bytes) == (2, True, 7)
+    assert zoo.resolve(f"{name}@prod", settings=settings).version == 1
+    assert zoo.resolve(name, settings=settings).version == 2
+
+
+def test_progress_tells_hashing_and_upload(settings: Settings, tmp_path: Path, name: str) -> None:
+    events: list[ProgressEvent] = []
+    folder = build(tmp_path / "m", deployment__model_onnx=random.Random(name).randbytes(3_000_000))
+    zoo.publish(folder, name, settings=settings, progress=events.append)
+    assert [event.action for event in events if event.done_bytes == event.total_bytes][0] == "hash"
+    uploads = [event.done_bytes for event in events if event.action == "upload"]
+    assert uploads == sorted(uploads)
+    assert len(set(uploads)) > 2
+
+
+def test_version_number_may_be_asked_for(settings: Settings, model: Path, name: str) -> None:
+    assert zoo.publish(model, f"{name}@v1", settings=settings).version == 1
+    (model / "recipe.md").write_text("changed")
+    with pytest.raises(ConflictError):
+        zoo.publish(model, f"{name}@v1", settings=settings)
+    assert zoo.resolve(name, settings=settings).version == 1
+
+
+def test_alias_and_metadata(settings: Settings, tmp_path: Path) -> None:
+    card = "---\nlicense: apache-2.0\ndatasets: [squad]\nsparsity: 0.8\nbase_model: bert-base\nlanguage: en\n---\ntext"
+    report = '{"sparsity": 0.79, "pattern": "1x4", "quantized": true, "metrics": {"f1": 90.5}, "seconds": 7}'
+    folder = build(tmp_path / "m", model_md=card, report_json=report, training__a_safetensors=b"1")
+    zoo.publish(folder, LONG, alias="zoo:bert-alias", settings=settings)
+    metadata = zoo.resolve("zoo:bert-alias", settings=settings).manifest.metadata
+    assert metadata.model_dump(exclude_none=True) == {
+        "domain": "nlp",
+        "task": "question_answering",
+        "architecture": "bert",
+        "sub_architecture": "base_cased",
+        "framework": "pytorch",
+        "repo": "huggingface",
+        "dataset": "squad",
+        "license": "apache-2.0",
+        "sparsity": 0.8,
+        "pattern": "1x4",
+        "quantized": True,
+        "metrics": {"f1": 90.5},
+    }
+
+
+@pytest.mark.parametrize("stub", ["zoo:a?recipe=x", f"zoo:a@sha256:{'0' * 64}", "nope"])
+def test_stubs_that_name_no_place_for_a_version(settings: Settings, model: Path, stub: str) -> None:
+    with pytest.raises(StubError):
+        zoo.publish(model, stub, settings=settings)
+
+
+def test_offline_and_wrong_tags_publish_nothing(settings: Settings, model: Path, name: str) -> None:
+    with pytest.raises(UnavailableError, match="offline"):
+        zoo.publish(model, name, settings=replace(settings, offline=True))
+    with pytest.raises(ZooError, match="no tag"):
+        zoo.publish(model, name, tags=["v9"], settings=settings)
+    with pytest.raises(NotFoundError):
+        zoo.resolve(name, settings=settings)
+
+
+def test_file_that_changes_while_it_is_uploaded(settings: Settings, proxy: FaultServer, model: Path, name: str) -> None:
+    (model / "training/model.safetensors").write_bytes(random.Random(9).randbytes(3_000_000))
+
+    def change(exchange: faulty.Exchange) -> None:
+        (model / "training/model.safetensors").write_bytes(random.Random(8).randbytes(3_000_000))
+        faulty.well(exchange)
+
+    proxy.faults = [change]
+    with pytest.raises(IntegrityError, match=r"model\.safetensors changed while .*publish again"):
+        zoo.publish(model, name, settings=replace(settings, endpoint=proxy.url))
+    with pytest.raises(NotFoundError):
+        zoo.resolve(name, settings=settings)
+
+
+@pytest.mark.parametrize("change", ["grows", "shrinks", "vanishes"])
+def test_file_that_changes_before_the_version(
+    settings: Settings, proxy: FaultServer, model: Path, name: str, change: str
+) -> None:
+    zoo.publish(model, name, settings=settings)
+    (model / "recipe.md").write_text(change)
+    victim = model / "deployment/model.onnx"
+
+    def meddle(exchange: faulty.Exchange) -> None:
+        faulty.well(exchange)
+        data = victim.read_bytes()
+        victim.unlink() if change == "vanishes" else victim.write_bytes(data + b"x" if change == "grows" else data[:-1])
+
+    proxy.faults = [meddle]
+    with pytest.raises(IntegrityError, match="publish again"):
+        zoo.publish(model, name, settings=replace(settings, endpoint=proxy.url))
+    assert zoo.resolve(name, settings=settings).version == 1
+
+
+@pytest.mark.parametrize(
+    "fault", [faulty.cut_in_headers, faulty.refused(503), faulty.refused(429, {"Retry-After": "0"})]
+)
+def test_upload_is_repeated(
+    settings: Settings, proxy: FaultServer, model: Path, name: str, fault: faulty.Fault
+) -> None:
+    proxy.faults = [faulty.well, fault, fault]
+    assert zoo.publish(model, name, settings=replace(settings, endpoint=proxy.url)).created
+
+
+def test_lost_answer_of_the_version_is_asked_again(
+    settings: Settings, proxy: FaultServer, model: Path, name: str
+) -> None:
+    def lose(exchange: faulty.Exchange) -> None:
+        exchange.good()
+
+    zoo.publish(model, f"{name}-other", settings=settings)
+    proxy.faults = [faulty.well, lose]
+    published = zoo.publish(model, name, settings=replace(settings, endpoint=proxy.url))
+    assert (published.version, len(zoo.resolve(name, settings=settings).manifest.files)) == (1, 4)
+
+
+KILLED = """
+import sys, zoo
+from zoo.settings import Settings
+from pathlib import Path
+home = Path(sys.argv[1])
+zoo.publish(Path(sys.argv[2]), sys.argv[3], settings=Settings(home=home, cache=home / "cache", endpoint=sys.argv[4]))
+"""
+
+
+def test_row_18_publisher_killed_at_any_request(
+    settings: Settings, proxy: FaultServer, model: Path, name: str, tmp_path: Path
+) -> None:
+    """Each round kills the publisher while its n-th request is served; the version is there whole, or not at all."""
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(model), name, proxy.url]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    for fatal in range(3):
+        (model / "training/model.safetensors").write_bytes(random.Random(f"{name}{fatal}").randbytes(400_000))
+        process = subprocess.Popen(command, env=environment)
+
+        def kill(exchange: faulty.Exchange, process: subprocess.Popen[bytes] = process) -> None:
+            process.kill()
+            faulty.well(exchange)
+
+        proxy.faults = [*[faulty.well] * fatal, kill]
+        assert process.wait(60) == -9
+        time.sleep(0.05)
+        assert_whole_or_absent(settings, name)
+        done = zoo.publish(model, name, settings=settings)
+        assert zoo.pull(str(done.stub), "training", settings=settings).joinpath("model.safetensors").read_bytes() == (
+            (model / "training/model.safetensors").read_bytes()
+        )
+
+
+def assert_whole_or_absent(settings: Settings, name: str) -> None:
+    try:
+        folder = zoo.pull(name, settings=settings)
+    except NotFoundError:
+        return
+    assert len([path for path in folder.rglob("*") if path.is_file()]) == 4
+
+
+def layout(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    found = read_layout(folder, Stub.parse("zoo:a"))
+    return {f.path: f.role.value for f in found.files}, {item.path: item.reason for item in found.left_out}
+
+
+def test_layout_roles_and_reasons(tmp_path: Path) -> None:
+    folder = build(
+        tmp_path,
+        training__config_json="{}",
+        training__model_safetensors=b"1",
+        training__optimizer_pt=b"1",
+        training__training_args=b"1",
+        **{"training__checkpoint-500__model_safetensors": b"1", "deployment__model_onnx": b"1"},
+        recipe_md="r",
+        recipe__x_md="no",
+        model_md="card",
+        README_md="card",
+        report_json="{}",
+        benchmark_yaml="{}",
+        train_log="log",
+        notes_txt="?",
+    )
+    (folder / ".git").mkdir()
+    (folder / ".git/config").write_text("")
+    (folder / "training/training_args.bin").write_bytes(b"1")
+    (folder / "sample-outputs").mkdir()
+    (folder / "sample-outputs/out-0000.npz").write_bytes(b"1")
+    roles, left_out = layout(folder)
+    assert roles == {
+        "README.md": "card",
+        "benchmark.yaml": "benchmark",
+        "deployment/model.onnx": "deployment",
+        "model.md": "card",
+        "recipe.md": "recipe",
+        "report.json": "metrics",
+        "sample-outputs/out-0000.npz": "sample-outputs",
+        "training/config.json": "training",
+        "training/model.safetensors": "training",
+        "training/training.args": "training",
+    }
+    assert left_out == {
+        ".git/": "hidden",
+        "notes.txt": "not a file of a model folder",
+        "recipe/x.md": "not a file of a model folder",
+        "train.log": "a log",
+        "training/checkpoint-500/": "a checkpoint of a training run",
+        "training/optimizer.pt": "the trainer's state, which a finished model doesn't need",
+        "training/training_args.bin": "the trainer's state, which a finished model doesn't need",
+    }
+
+
+def test_layout_of_a_flat_folder(tmp_path: Path) -> None:
+    names = ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt", "model.onnx", "model.onnx.data", "x.py"]
+    for name in names:
+        (tmp_path / name).write_text(name)
+    roles, left_out = layout(tmp_path)
+    assert list(roles) == [
+        "deployment/config.json",
+        "deployment/model.onnx",
+        "deployment/model.onnx.data",
+        "deployment/tokenizer.json",
+        "deployment/vocab.txt",
+        "training/config.json",
+        "training/model.safetensors",
+        "training/tokenizer.json",
+        "training/vocab.txt",
+    ]
+    assert list(left_out) == ["x.py"]
+
+
+def test_layout_refuses_links(tmp_path: Path) -> None:
+    folder = build(tmp_path / "m", deployment__model_onnx=b"1")
+    (folder / "deployment/weights.data").symlink_to("/etc/passwd")
+    with pytest.raises(ZooError, match=r"weights\.data is a link"):
+        layout(folder)
+    (folder / "deployment/weights.data").unlink()
+    (folder / "training").symlink_to("/etc")
+    with pytest.raises(ZooError, match="training is a link"):
+        layout(folder)
+
+
+def test_layout_refuses_weights_that_are_only_pickles(tmp_path: Path) -> None:
+    folder = build(tmp_path, config_json="{}", model_md="x")
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04")
+    with pytest.raises(ZooError, match=r"pytorch_model\.bin are pickles.*safetensors"):
+        layout(folder)
+    (folder / "model.safetensors").write_bytes(b"1")
+    assert layout(folder)[1]["pytorch_model.bin"].startswith("a pickle")
+
+
+def test_layout_of_special_files_and_empty_folders(tmp_path: Path) -> None:
+    (tmp_path / "training").mkdir()
+    os.mkfifo(tmp_path / "training/pipe")
+    with pytest.raises(ZooError, match="nothing to publish"):
+        layout(tmp_path)
+    with pytest.raises(ZooError, match="is no folder"):
+        layout(tmp_path / "absent")
+
+
+def test_layout_refuses_names_that_no_manifest_may_hold(tmp_path: Path) -> None:
+    (tmp_path / "deployment").mkdir()
+    (tmp_path / "deployment/mod\u00e8le.onnx").write_bytes(b"1")
+    with pytest.raises(ManifestError, match="ASCII"):
+        layout(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ("---\na: [\n---\n", "no YAML"),
+        ("---\nlicense: a\nlicense: b\n---\n", "no YAML"),
+        ("---\nsparsity: 80\n---\n", "wrong at sparsity"),
+        ("---\nlicense: {a: b}\n---\n", "wrong at license"),
+        ("---\n" + "[" * 5000 + "\n---\n", "no YAML"),
+        ("---\nx: !!python/object:os.system {}\n---\n", "no YAML"),
+        (b"---\n\xff\n---\n", "no UTF-8"),
+        (b"a" * (2 << 20), "larger than"),
+    ],
+)
+def test_wrong_cards_are_named(tmp_path: Path, card: str | bytes, message: str) -> None:
+    folder = build(tmp_path, model_md=card, deployment__model_onnx=b"1")
+    with pytest.raises(ManifestError, match=message):
+        layout(folder)
+
+
+@pytest.mark.parametrize("card", ["no front matter", "---\n---\n", "---\n- a\n---\n", "---\nunknown: x\n---\n", ""])
+def test_cards_without_fields_are_fine(tmp_path: Path, card: str) -> None:
+    assert layout(build(tmp_path, model_md=card))[0] == {"model.md": "card"}

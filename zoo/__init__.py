@@ -1,0 +1,105 @@
+"""Sparrow's library: pull, publish and find sparse models under `zoo:` stubs.
+
+>>> import zoo
+>>> folder = zoo.pull("zoo:bert-large-wikipedia_bookcorpus-pruned80.4block_quantized", "deployment")
+
+Every public name is loaded when it is first used, so that `import zoo` costs almost nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zoo.errors import (
+        AccessError,
+        CacheError,
+        ConflictError,
+        IntegrityError,
+        ManifestError,
+        NotFoundError,
+        RecipeError,
+        StubError,
+        TrainingError,
+        UnavailableError,
+        ZooError,
+    )
+    from zoo.manifest import Manifest, Role
+    from zoo.publish import publish
+    from zoo.recipe import Recipe
+    from zoo.resolver import pull, resolve, search
+    from zoo.settings import Settings
+    from zoo.stub import Stub
+
+_HOMES = {
+    "AccessError": "zoo.errors",
+    "CacheError": "zoo.errors",
+    "ConflictError": "zoo.errors",
+    "IntegrityError": "zoo.errors",
+    "Manifest": "zoo.manifest",
+    "ManifestError": "zoo.errors",
+    "NotFoundError": "zoo.errors",
+    "Recipe": "zoo.recipe",
+    "RecipeError": "zoo.errors",
+    "Role": "zoo.manifest",
+    "Settings": "zoo.settings",
+    "Stub": "zoo.stub",
+    "StubError": "zoo.errors",
+    "TrainingError": "zoo.errors",
+    "UnavailableError": "zoo.errors",
+    "ZooError": "zoo.errors",
+    "publish": "zoo.publish",
+    "pull": "zoo.resolver",
+    "resolve": "zoo.resolver",
+    "search": "zoo.resolver",
+}
+
+__all__ = [
+    "AccessError",
+    "CacheError",
+    "ConflictError",
+    "IntegrityError",
+    "Manifest",
+    "ManifestError",
+    "NotFoundError",
+    "Recipe",
+    "RecipeError",
+    "Role",
+    "Settings",
+    "Stub",
+    "StubError",
+    "TrainingError",
+    "UnavailableError",
+    "ZooError",
+    "publish",
+    "pull",
+    "resolve",
+    "search",
+]
+
+
+class _Package(ModuleType):
+    """Keeps `zoo.publish` the function: importing the module of that name would put the module there."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _HOMES and isinstance(value, ModuleType):
+            return
+        super().__setattr__(name, value)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+    value: object = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+sys.modules[__name__].__class__ = _Package

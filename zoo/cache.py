@@ -1,0 +1,419 @@
+"""The cache: verified bytes on this machine, addressed by digest, and the model folders made of them.
+
+    CACHEDIR.TAG  format                       a marker for backup programs; the number of this layout
+    blobs/sha256/ab/<64 hex>                   one read-only file per digest
+    manifests/<64 hex>.json                    canonical JSON of a version's manifest
+    refs/<endpoint>/<name>/<pin>.json          what a registry answered last for a name and pin
+    models/<name>/<64 hex>/...                 a version's files: real files, reflinked or copied, never links
+    models/<name>/<64 hex>.json                index, written last: size and time of each file that was put there
+    partial/  quarantine/                      downloads and copies under way; bytes that were wrong
+
+Every file comes into its place whole, by one rename, so that a killed process leaves nothing that a later one trusts.
+Policy: a root that everybody may write to is refused, one that belongs to another user is used with a warning.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import stat
+import time
+import warnings
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from zoo.errors import CacheError, ManifestError
+from zoo.manifest import FileEntry, Manifest
+from zoo.progress import ZooWarning
+from zoo.stub import Stub
+from zoo.version import VersionView
+
+FORMAT = "1"
+CHUNK_BYTES = 1 << 20
+_TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Models that can be fetched again. See https://bford.info/cachedir/\n"
+_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
+
+
+@dataclass(frozen=True)
+class Ref:
+    """What a registry answered last: the version behind a name and pin, at `resolved_at` (seconds since 1970)."""
+
+    name: str
+    alias: str | None
+    version: int
+    digest: str
+    tags: tuple[str, ...]
+    created_at: str
+    resolved_at: float
+
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """A ref's file, or None if it is absent or damaged."""
+        document = _read_json(path)
+        try:
+            return cls(**{**document, "tags": tuple(document["tags"])})
+        except (KeyError, TypeError):
+            return None
+
+    def view(self, manifest: Manifest) -> VersionView:
+        """The version as the registry gave it."""
+        return VersionView(
+            name=self.name,
+            alias=self.alias,
+            version=self.version,
+            digest=self.digest,
+            tags=self.tags,
+            created_at=self.created_at,
+            size_bytes=manifest.size_bytes,
+            manifest=manifest,
+        )
+
+
+class Cache:
+    """A cache folder. Raises `CacheError` for whatever the disk or its rights refuse."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @classmethod
+    def open(cls, root: Path) -> Self:
+        """Makes the folder if it is absent, and checks who may write to it."""
+        cache = cls(root)
+        with cache.guarded("open"):
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_rights(root)
+            cache._check_format()
+        return cache
+
+    @contextmanager
+    def guarded(self, doing: str, path: Path | None = None) -> Iterator[None]:
+        """Turns what the operating system refuses into `CacheError`, with the free space where that is the cause."""
+        try:
+            yield
+        except OSError as error:
+            where = path or error.filename or self.root
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                free = f"{self.free_bytes():,} bytes are free in {self.root}"
+                raise CacheError(
+                    f"no space to {doing} {where}: {free}; run `zoo cache prune` or set ZOO_CACHE to another disk"
+                ) from error
+            raise CacheError(f"can't {doing} {where}: {error.strerror or error}; is {self.root} usable?") from error
+
+    def free_bytes(self) -> int:
+        """Bytes that may still be written."""
+        return shutil.disk_usage(self.root).free
+
+    def blob_path(self, digest: str) -> Path:
+        """Where a blob is or will be. `digest` has been checked when it was parsed."""
+        hexa = digest.removeprefix("sha256:")
+        return self.root / "blobs" / "sha256" / hexa[:2] / hexa
+
+    def has_blob(self, entry: FileEntry) -> bool:
+        """Whether a blob of the right size is there; `verify_blob` reads it."""
+        return _size_of(self.blob_path(entry.sha256)) == entry.size_bytes
+
+    def verify_blob(self, digest: str) -> str | None:
+        """Reads a blob; if its bytes are wrong, moves it into quarantine and returns the digest that they have."""
+        path = self.blob_path(digest)
+        with self.guarded("read", path):
+            actual = hash_file(path)
+        if actual == digest:
+            return None
+        self.quarantine(path, digest)
+        return actual
+
+    def quarantine(self, path: Path, digest: str) -> Path:
+        """Moves wrong bytes aside, where nothing uses them; the newest of each digest are kept for a look."""
+        target = self.root / "quarantine" / digest.removeprefix("sha256:")
+        with self.guarded("set aside", path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+        return target
+
+    def admit(self, path: Path, digest: str) -> None:
+        """Makes a verified file on this disk the blob of that digest."""
+        target = self.blob_path(digest)
+        with self.guarded("store", target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.chmod(0o444)
+            path.replace(target)
+            _sync_folder(target.parent)
+
+    def partial_folder(self) -> Path:
+        """Where downloads and copies under way lie."""
+        folder = self.root / "partial"
+        with self.guarded("make", folder):
+            folder.mkdir(exist_ok=True)
+        return folder
+
+    def read_manifest(self, digest: str) -> Manifest | None:
+        """The manifest of that digest, or None if it is absent or damaged."""
+        try:
+            manifest = Manifest.parse(self._manifest_path(digest).read_bytes())
+        except (OSError, ManifestError):
+            return None
+        return manifest if manifest.digest() == digest else None
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Keeps a manifest; with it there, `prune` leaves its blobs alone."""
+        path = self._manifest_path(manifest.digest())
+        if self.read_manifest(manifest.digest()) is None:
+            self._write(path, manifest.to_json())
+
+    def manifests(self) -> Iterator[Manifest]:
+        """All manifests that are kept."""
+        for path in sorted((self.root / "manifests").glob("*.json")):
+            manifest = self.read_manifest(f"sha256:{path.stem}")
+            if manifest is not None:
+                yield manifest
+
+    def read_ref(self, endpoint: str, stub: Stub) -> Ref | None:
+        """What the registry answered last for this name and pin, or None; any registry will do for a digest."""
+        path = self._ref_path(endpoint, stub.full_name, stub.pin or "latest")
+        if stub.is_digest and not path.exists():
+            path = next((self.root / "refs").glob(f"*/{path.parent.name}/{path.name}"), path)
+        return Ref.read(path)
+
+    def write_refs(self, endpoint: str, view: VersionView, asked: Stub) -> None:
+        """Notes an answer under the version's name and alias, its number and its tags, and what was asked."""
+        fields = view.model_dump(include={"name", "alias", "version", "digest", "tags", "created_at"})
+        data = json.dumps({**fields, "resolved_at": time.time()}).encode()
+        names = {asked.full_name, *(Stub.parse(text).full_name for text in (view.name, view.alias) if text)}
+        pins = {f"v{view.version}", view.digest, asked.pin or "latest", *view.tags}
+        for path in (self._ref_path(endpoint, name, pin) for name in names for pin in pins):
+            self._write(path, data)
+
+    def refs(self) -> Iterator[tuple[Path, Ref]]:
+        """All refs, of every registry."""
+        for path in sorted((self.root / "refs").glob("*/*/*.json")):
+            ref = Ref.read(path)
+            if ref is not None:
+                yield path, ref
+
+    def model_folder(self, manifest: Manifest) -> Path:
+        """The folder of a version's files."""
+        hexa = manifest.digest().removeprefix("sha256:")
+        return self.root / "models" / safe_name(manifest.full_name) / hexa
+
+    def not_in_place(self, manifest: Manifest, entries: Iterable[FileEntry]) -> list[FileEntry]:
+        """Those files that aren't in the model folder, or not with the size and time that the index notes."""
+        folder = self.model_folder(manifest)
+        index = read_index(folder)
+        return [entry for entry in entries if not _is_intact(folder / entry.path, entry, index.get(entry.path))]
+
+    def place(self, manifest: Manifest, entries: Sequence[FileEntry]) -> Path:
+        """Copies verified blobs into the model folder, then notes them in its index; returns the folder."""
+        folder = self.model_folder(manifest)
+        placed = {}
+        for entry in entries:
+            target = folder / entry.path
+            with self.guarded("write", target):
+                self._place_file(self.blob_path(entry.sha256), target)
+                placed[entry.path] = [entry.size_bytes, target.stat().st_mtime_ns]
+        if placed:
+            index = {**read_index(folder), **placed}
+            self._write(index_path(folder), json.dumps(index, sort_keys=True).encode())
+        return folder
+
+    def touch(self, manifest: Manifest) -> None:
+        """Notes that a version has been used now; a read-only cache doesn't mind."""
+        with suppress(OSError):
+            os.utime(index_path(self.model_folder(manifest)))
+
+    def blobs(self) -> list[Path]:
+        """All blobs, each named by the 64 hex digits of its digest."""
+        return sorted((self.root / "blobs" / "sha256").glob("??/" + "?" * 64))
+
+    def remove_version(self, manifest: Manifest, kept: Container[str]) -> int:
+        """Removes a version, and its blobs but those `kept`; returns the bytes that became free.
+
+        The order leaves nothing that looks whole if the process ends in between.
+        """
+        folder = self.model_folder(manifest)
+        own = [self.blob_path(entry.sha256) for entry in manifest.files if entry.sha256 not in kept]
+        digest = manifest.digest()
+        with self.guarded("remove", folder):
+            for path in [path for path, ref in self.refs() if ref.digest == digest]:
+                path.unlink(missing_ok=True)
+            freed_bytes = sum(_size_of(path) or 0 for path in {*own, *folder.rglob("*")})
+            index_path(folder).unlink(missing_ok=True)
+            if folder.exists():
+                shutil.rmtree(folder)
+            self._manifest_path(digest).unlink(missing_ok=True)
+            for path in own:
+                path.unlink(missing_ok=True)
+        return freed_bytes
+
+    def sweep(self, blob_age_s: float, leftover_s: float) -> int:
+        """Removes old blobs that no manifest names, and old partial or wrong files; returns the bytes freed."""
+        named = {entry.sha256 for manifest in self.manifests() for entry in manifest.files}
+        loose = [(path, blob_age_s) for path in self.blobs() if f"sha256:{path.name}" not in named]
+        loose += [(path, leftover_s) for part in ("partial", "quarantine") for path in (self.root / part).glob("*")]
+        freed_bytes = 0
+        for path, age_s in loose:
+            with self.guarded("remove", path), suppress(FileNotFoundError, IsADirectoryError):
+                if time.time() - path.lstat().st_mtime > age_s:
+                    freed_bytes += _size_of(path) or 0
+                    path.unlink()
+        return freed_bytes
+
+    def _place_file(self, blob: Path, target: Path) -> None:
+        _make_folders(target.parent, self.root)
+        fresh = self.partial_folder() / f"{secrets.token_hex(8)}.copy"
+        try:
+            _clone_or_copy(blob, fresh)
+            fresh.chmod(0o444)
+            if target.is_dir() and not target.is_symlink():
+                raise IsADirectoryError(errno.EISDIR, "a folder is in the place of a file; remove it", str(target))
+            fresh.replace(target)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+    def _manifest_path(self, digest: str) -> Path:
+        return self.root / "manifests" / f"{digest.removeprefix('sha256:')}.json"
+
+    def _ref_path(self, endpoint: str, full_name: str, pin: str) -> Path:
+        registry = hashlib.sha256(endpoint.encode()).hexdigest()[:16]
+        return self.root / "refs" / registry / safe_name(full_name) / f"{pin.replace(':', '+')}.json"
+
+    def _write(self, path: Path, data: bytes) -> None:
+        with self.guarded("write", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, data)
+
+    def _check_format(self) -> None:
+        path = self.root / "format"
+        if not path.exists():
+            write_whole(self.root / "CACHEDIR.TAG", _TAG.encode())
+            write_whole(path, f"{FORMAT}\n".encode())
+        found = path.read_text("ascii", "replace").strip()
+        if found != FORMAT:
+            raise CacheError(
+                f"{self.root} has the cache format {found[:20]!r}, this release reads {FORMAT!r}; "
+                "set ZOO_CACHE to another folder, or remove this one"
+            )
+
+
+def safe_name(full_name: str) -> str:
+    """A model's name as one folder name: "+" is in no stub, so that two names never share a folder."""
+    flat = full_name.replace("/", "+")
+    if len(flat) <= 200:
+        return flat
+    return f"{flat[:160]}+{hashlib.sha256(full_name.encode()).hexdigest()[:32]}"
+
+
+def index_path(folder: Path) -> Path:
+    """The index beside a model folder."""
+    return folder.with_name(f"{folder.name}.json")
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Size and time, by path, of each file that was put into a model folder."""
+    return _read_json(index_path(folder))
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 digest of a file's bytes, as manifests write it."""
+    with path.open("rb") as stream:
+        return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a small file so that a reader sees the old bytes or the new ones, also after a crash."""
+    fresh = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
+    try:
+        with fresh.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _check_rights(root: Path) -> None:
+    if os.name != "posix":
+        return
+    status = root.stat()
+    if not stat.S_ISDIR(status.st_mode):
+        raise CacheError(f"the cache {root} is no folder; set ZOO_CACHE to one")
+    if status.st_mode & stat.S_IWOTH:
+        mode = stat.S_IMODE(status.st_mode)
+        raise CacheError(
+            f"everybody may write to the cache {root} (mode {mode:o}), so its files can't be trusted; "
+            f"run: chmod o-w {root}, or set ZOO_CACHE to another folder"
+        )
+    if status.st_uid not in (os.getuid(), 0):
+        text = f"the cache {root} belongs to another user (uid {status.st_uid}), who can change its files"
+        warnings.warn(text, ZooWarning, stacklevel=5)
+
+
+def _make_folders(folder: Path, root: Path) -> None:
+    """Makes a folder below the root; refuses a link on the way, which would lead the file out of the cache."""
+    for level in [*reversed(folder.relative_to(root).parents), folder.relative_to(root)]:
+        step = root / level
+        if step.is_symlink() and step != root:
+            raise NotADirectoryError(errno.ENOTDIR, "a link is in the place of a folder; remove it", str(step))
+        step.mkdir(exist_ok=True)
+
+
+def _is_intact(path: Path, entry: FileEntry, noted: object) -> bool:
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    found = [status.st_size, status.st_mtime_ns]
+    return stat.S_ISREG(status.st_mode) and status.st_size == entry.size_bytes and noted == found
+
+
+def _clone_or_copy(source: Path, target: Path) -> None:
+    """A file of its own with the same bytes: shares blocks where the file system can, copies elsewhere."""
+    with source.open("rb") as reader, target.open("xb") as writer:
+        if not _clone(reader.fileno(), writer.fileno()):
+            shutil.copyfileobj(reader, writer, CHUNK_BYTES)
+        writer.flush()
+        os.fsync(writer.fileno())
+
+
+def _clone(source: int, target: int) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        return False
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+def _size_of(path: Path) -> int | None:
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):  # some file systems refuse to sync a folder
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,99 @@
+"""A registry's refusals (RFC 9457 problem documents, or whatever a proxy sends instead) as the library's errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from zoo.errors import (
+    AccessError,
+    ConflictError,
+    IntegrityError,
+    ManifestError,
+    NotFoundError,
+    UnavailableError,
+    ZooError,
+)
+from zoo.retry import TransientError, parse_retry_after
+
+
+class RangeRefusedError(ZooError):
+    """The answer is not the rest of the blob that was asked for: start again at its first byte."""
+
+
+_TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+_BY_CODE: Mapping[str, type[ZooError]] = {
+    "MANIFEST_INVALID": ManifestError,
+    "DIGEST_INVALID": IntegrityError,
+    "SIZE_INVALID": IntegrityError,
+}
+_BY_STATUS: Mapping[int, type[ZooError]] = {
+    401: AccessError,
+    403: AccessError,
+    404: NotFoundError,
+    409: ConflictError,
+    410: NotFoundError,
+    416: RangeRefusedError,
+}
+
+
+class MissingBlobsError(ZooError):
+    """The registry lacks files that a version refers to."""
+
+    def __init__(self, message: str, digests: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.digests = digests
+
+
+def first_line(body: bytes) -> str:
+    """The first non-empty line of a text, shortened and printable: enough to recognise a page by."""
+    text = body[:4096].decode("utf-8", "replace")
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return ascii(line[:120])
+
+
+def read_document(body: bytes, where: str) -> Any:
+    """Decodes a JSON answer; raises `UnavailableError` showing the first line of anything else."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise UnavailableError(
+            f"{where} doesn't answer as a registry does; its answer begins with {first_line(body)}. "
+            "Check ZOO_ENDPOINT, and whether a proxy or a login page stands in between"
+        ) from None
+
+
+def error_of(status: int, headers: Mapping[str, str], body: bytes, where: str) -> ZooError:
+    """The error for an answer with a status of 400 or more."""
+    problem = _problem(body)
+    detail = str(problem.get("detail") or problem.get("title") or f"its answer begins with {first_line(body)}")[:2000]
+    text = f"{detail} (HTTP {status} from {where})"
+    if status in _TRANSIENT:
+        return TransientError(f"the registry can't serve now: {text}", parse_retry_after(headers.get("retry-after")))
+    code = problem.get("code")
+    if code == "MANIFEST_BLOB_UNKNOWN":
+        return MissingBlobsError(text, _texts(problem.get("missing"), 10_000))
+    kind = _BY_CODE.get(str(code)) or _BY_STATUS.get(status, ZooError)
+    return kind(text + _next_step(kind, problem))
+
+
+def _next_step(kind: type[ZooError], problem: Mapping[str, Any]) -> str:
+    nearest = _texts(problem.get("nearest"), 3)
+    if kind is NotFoundError and nearest and nearest[0] not in str(problem.get("detail")):
+        return f"; nearest: {', '.join(nearest)}"
+    if kind is AccessError:
+        return "; run `zoo auth login` or set ZOO_TOKEN to a token with that right"
+    return ""
+
+
+def _problem(body: bytes) -> Mapping[str, Any]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _texts(value: object, limit: int) -> tuple[str, ...]:
+    return tuple(str(item)[:600] for item in value[:limit]) if isinstance(value, list) else ()

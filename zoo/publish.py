@@ -1,0 +1,139 @@
+"""From a folder to a version in a registry: files first, the version last, so that it is visible whole or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.cache import hash_file
+from zoo.client import RegistryClient
+from zoo.errors import IntegrityError, StubError, UnavailableError, ZooError
+from zoo.layout import Layout, LeftOut, LocalFile, read_layout
+from zoo.manifest import FileEntry, Manifest
+from zoo.problems import MissingBlobsError
+from zoo.progress import Meter, Progress
+from zoo.settings import Settings
+from zoo.stub import Stub, is_tag
+from zoo.version import VersionView
+
+
+@dataclass(frozen=True)
+class PublishedVersion:
+    """What was published. `created` is False where this very version was there already."""
+
+    stub: Stub
+    version: int
+    digest: str
+    created: bool
+    uploaded_bytes: int
+    skipped: tuple[LeftOut, ...]
+
+
+def publish(
+    folder: str | Path,
+    stub: str | Stub,
+    *,
+    tags: Iterable[str] = (),
+    alias: str | Stub | None = None,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> PublishedVersion:
+    """Publishes a model folder under a stub, uploading only files that the registry lacks.
+
+    `zoo.layout` tells which files belong to it; `skipped` lists the others. The stub may carry a version number, which
+    must then be free or hold the same files, or a tag; `tags` are moved to the version, `latest` always is.
+    Publishing the same folder again changes nothing. Raises `StubError`, `ManifestError`, `AccessError`,
+    `ConflictError`, `IntegrityError` (a file changed meanwhile), `UnavailableError`.
+    """
+    settings = settings or Settings.load()
+    target, wanted_tags = _target(stub, tags)
+    if settings.offline:
+        raise UnavailableError(f"can't publish {target} while offline")
+    layout = read_layout(Path(folder), target)
+    before = _fingerprints(layout)
+    manifest = _manifest(layout, target, alias, progress)
+    sources = {entry.sha256: file for entry, file in zip(manifest.files, layout.files, strict=True)}
+    with RegistryClient(settings) as client:
+        missing = client.missing_blobs(sorted(sources))
+        uploaded_bytes = _upload(client, manifest, missing, sources, progress)
+        _refuse_changes(before, _fingerprints(layout))
+        try:
+            view, created = client.post_version(manifest, wanted_tags, target.version)
+        except MissingBlobsError as error:  # swept between the question and the version
+            uploaded_bytes += _upload(client, manifest, frozenset(error.digests), sources, progress)
+            view, created = client.post_version(manifest, wanted_tags, target.version)
+    return _published(view, created, uploaded_bytes, layout)
+
+
+def _target(stub: str | Stub, tags: Iterable[str]) -> tuple[Stub, list[str]]:
+    target = stub if isinstance(stub, Stub) else Stub.parse(stub)
+    if target.query or target.is_digest:
+        raise StubError(str(target), 1, "a version is published under a name, with a version number or tag at most")
+    wanted = list(tags)
+    if target.pin and target.version is None:
+        wanted.append(target.pin)
+    for tag in wanted:
+        if not is_tag(tag):
+            raise ZooError(f"{tag!a} is no tag: a-z 0-9 . _ - and not like v3, which numbers a version")
+    return target, sorted(set(wanted) - {"latest"})
+
+
+def _manifest(layout: Layout, target: Stub, alias: str | Stub | None, progress: Progress | None) -> Manifest:
+    sizes = {file.source: file.source.stat().st_size for file in layout.files}
+    meter = Meter("hash", sum(sizes.values()), progress)
+    digests: dict[Path, str] = {}
+    for source, size_bytes in sizes.items():
+        with meter.file(source.name, size_bytes):
+            digests[source] = hash_file(source)
+    files = [
+        {"path": file.path, "sha256": digests[file.source], "size_bytes": sizes[file.source], "role": file.role}
+        for file in layout.files
+    ]
+    return Manifest.parse(
+        {
+            "name": f"zoo:{target.full_name}",
+            "alias": None if alias is None else str(alias),
+            "files": files,
+            "metadata": layout.metadata.model_dump(exclude_none=True),
+        }
+    )
+
+
+def _upload(
+    client: RegistryClient,
+    manifest: Manifest,
+    missing: frozenset[str],
+    sources: Mapping[str, LocalFile],
+    progress: Progress | None,
+) -> int:
+    entries: dict[str, FileEntry] = {entry.sha256: entry for entry in manifest.files if entry.sha256 in missing}
+    total_bytes = sum(entry.size_bytes for entry in entries.values())
+    meter = Meter("upload", total_bytes, progress)
+    for digest, entry in entries.items():
+        with meter.file(entry.path, entry.size_bytes) as report:
+            client.put_blob(sources[digest].source, digest, entry.size_bytes, report)
+    return total_bytes
+
+
+def _fingerprints(layout: Layout) -> dict[Path, tuple[int, int, int]]:
+    found = {}
+    for file in layout.files:
+        try:
+            status = file.source.lstat()
+        except OSError as error:
+            raise IntegrityError(f"{file.source} can't be read any more: {error.strerror}; publish again") from None
+        found[file.source] = (status.st_size, status.st_mtime_ns, status.st_ino)
+    return found
+
+
+def _refuse_changes(before: Mapping[Path, tuple[int, int, int]], after: Mapping[Path, tuple[int, int, int]]) -> None:
+    changed = [str(path) for path in before if before[path] != after.get(path)]
+    if changed:
+        raise IntegrityError(
+            f"{', '.join(changed[:3])} changed while being published; nothing is visible; publish again"
+        )
+
+
+def _published(view: VersionView, created: bool, uploaded_bytes: int, layout: Layout) -> PublishedVersion:
+    return PublishedVersion(view.stub, view.version, view.digest, created, uploaded_bytes, layout.left_out)

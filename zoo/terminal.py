@@ -1,0 +1,99 @@
+"""What the command line shows: documents on standard output, progress and errors on standard error."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+
+    from zoo.progress import Progress, ProgressEvent
+
+
+class Output:
+    """How this process prints; set once, from the command line."""
+
+    as_json = False
+    debug = False
+
+    @classmethod
+    def emit(cls, document: object, text: str) -> None:
+        """Prints the document as JSON where that was asked for, else the text."""
+        print(json.dumps(plain(document), indent=1, allow_nan=False) if cls.as_json else text, flush=True)
+
+    @classmethod
+    def fail(cls, error: BaseException, exit_code: int) -> None:
+        """Prints an error on standard error: one line for people, one JSON object for machines."""
+        kind, text = type(error).__name__, str(error) or type(error).__name__
+        if cls.as_json:
+            text = json.dumps({"error": {"kind": kind, "message": text, "exit_code": exit_code}})
+        else:
+            text = f"error: {text}"
+        print(text, file=sys.stderr, flush=True)
+
+
+def plain(value: object) -> Any:
+    """A value as JSON can hold it: models and dataclasses as objects, paths and enums as text."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json", exclude_none=True)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return str(value)
+
+
+def size_text(size_bytes: int) -> str:
+    """A size for people: 12.3 MB, MB = 10^6 bytes."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= scale:
+            return f"{size_bytes / scale:.1f} {unit}"
+    return f"{size_bytes} B"
+
+
+@contextmanager
+def _bars(*columns: Any) -> Iterator[Bars]:
+    """Bars on standard error; nothing where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    middle = (TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn())
+    with Progress(*middle, console=console, disable=not console.is_terminal, transient=True) as bars:
+        yield bars
+
+
+@contextmanager
+def transfer_bars() -> Iterator[Progress]:
+    """A bar for all bytes of a call and one for the file under way; yields the callback that the library takes."""
+    from rich.progress import DownloadColumn, TransferSpeedColumn
+
+    with _bars(DownloadColumn(), TransferSpeedColumn()) as bars:
+        overall = bars.add_task("all files", total=None)
+        current = bars.add_task("", total=None)
+
+        def report(event: ProgressEvent) -> None:
+            bars.update(overall, completed=event.overall_done_bytes, total=event.overall_total_bytes)
+            name = f"{event.action} {event.name}"
+            bars.update(current, description=name, completed=event.done_bytes, total=event.total_bytes)
+
+        yield report
+
+
+@contextmanager
+def counting_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of things done; yields a callback that takes (done, total)."""
+    from rich.progress import MofNCompleteColumn
+
+    with _bars(MofNCompleteColumn()) as bars:
+        task = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)

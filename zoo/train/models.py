@@ -1,0 +1,81 @@
+"""Models from folders: pretrained ones, and trained ones with their quantization."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from zoo.errors import TrainingError
+from zoo.modifiers import QuantizationModifier
+from zoo.recipe import Recipe
+from zoo.train.quantization import quantize, set_observing
+from zoo.train.session import scheme_of
+
+WEIGHTS = "model.safetensors"
+_QUANTIZERS = (".weight_quantizer.", ".input_quantizer.", ".output_quantizer.", ".attention_quantizers.")
+
+
+def load_model(folder: Path, *, architecture: Any = AutoModelForQuestionAnswering) -> PreTrainedModel:
+    """Load the model of a folder: config.json and model.safetensors, quantized again if it was saved so.
+
+    Layers that the folder lacks, such as a new head, start at random. Raises TrainingError when the folder has
+    no such files, or its weights don't fit.
+    """
+    for name in ("config.json", WEIGHTS):
+        if not (folder / name).is_file():
+            raise TrainingError(f"{folder} has no {name}; it must be a folder with config.json and {WEIGHTS}")
+    quantized = _quantizer_state(folder)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model: PreTrainedModel = architecture.from_pretrained(
+            folder, config=config, attn_implementation="eager", dtype=torch.float32,
+            local_files_only=True, use_safetensors=True, trust_remote_code=False,
+        )
+    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise TrainingError(f"the model in {folder} can't be loaded: {error}") from error
+    if quantized:
+        _requantize(model, folder, quantized)
+    return model.eval()
+
+
+def _quantizer_state(folder: Path) -> dict[str, Tensor]:
+    try:
+        with safetensors.safe_open(folder / WEIGHTS, framework="pt") as file:
+            return {k: file.get_tensor(k) for k in file.keys() if any(part in f".{k}" for part in _QUANTIZERS)}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise TrainingError(f"{folder / WEIGHTS} can't be read: {error}") from error
+
+
+def _requantize(model: PreTrainedModel, folder: Path, state: dict[str, Tensor]) -> None:
+    """Repeat the quantization of the folder's recipe, and restore its ranges."""
+    path = folder / "recipe.yaml"
+    if not path.is_file():
+        raise TrainingError(f"{folder} holds a quantized model but no recipe.yaml that says how it was quantized")
+    for modifier in Recipe.load(path).modifiers:
+        if isinstance(modifier, QuantizationModifier):
+            quantize(model, scheme_of(modifier))
+    result = model.load_state_dict(state, strict=False)
+    missing = [k for k in result.missing_keys if any(part in f".{k}" for part in _QUANTIZERS)]
+    if missing or result.unexpected_keys:
+        wrong = ", ".join([*missing, *result.unexpected_keys][:5])
+        raise TrainingError(f"{path} doesn't describe how {folder / WEIGHTS} was quantized; they differ in {wrong}")
+    set_observing(model, False)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the fast tokenizer of a folder. Raises TrainingError where there is none."""
+    if not (folder / "tokenizer.json").is_file():
+        raise TrainingError(f"{folder} has no tokenizer.json; only fast tokenizers are supported")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True, trust_remote_code=False)
+    except (OSError, ValueError, json.JSONDecodeError) as error:
+        raise TrainingError(f"the tokenizer in {folder} can't be loaded: {error}") from error

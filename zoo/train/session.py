@@ -1,0 +1,190 @@
+"""A recipe at work on a model, in any PyTorch loop.
+
+    session = RecipeSession(model, recipe, steps_per_epoch=len(loader))
+    for batch, labels in loader:
+        session.before_step(optimizer)
+        outputs = model(batch)
+        session.loss(task_loss(outputs, labels), outputs, {"x": batch}).backward()
+        optimizer.step()
+        session.after_step()
+        optimizer.zero_grad()
+
+and `session.finish()` when training is over. With gradient accumulation, `before_step` and `after_step` stand
+around each optimizer step and `loss` is called for every batch. A step's epoch is step / steps_per_epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import TrainingError
+from zoo.modifiers import DistillationModifier, QuantizationModifier, learning_rate_at
+from zoo.recipe import Recipe
+from zoo.train.distillation import Teacher, distillation_loss, float_outputs
+from zoo.train.pruners import pruners_of
+from zoo.train.quantization import Scheme, quantize, quantized_modules, set_observing
+
+
+class RecipeSession:
+    """Holds the schedule, the masks and the step count of one training run.
+
+    model: its parameters are masked in place, its layers replaced by quantized ones when the recipe says so.
+    steps_per_epoch: optimizer steps of one pass over the data, >= 1. teacher: called for a batch's inputs where
+    the recipe distils; see `zoo.train.distillation.ModelTeacher`.
+    Raises RecipeError where the recipe names parameters that the model lacks, TrainingError where it needs a
+    teacher and there is none.
+    """
+
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, steps_per_epoch: int, teacher: Teacher | None = None
+    ) -> None:
+        if steps_per_epoch < 1:
+            raise TrainingError(f"steps_per_epoch is {steps_per_epoch}; there must be at least one step")
+        self.model, self.recipe, self.steps_per_epoch, self.teacher = model, recipe, steps_per_epoch, teacher
+        self.step = 0
+        self.pruners = pruners_of(model, recipe.modifiers)
+        self.quantizations = [m for m in recipe.modifiers if isinstance(m, QuantizationModifier)]
+        self.distillations = [m for m in recipe.modifiers if isinstance(m, DistillationModifier)]
+        self.losses: dict[str, float] = {}
+        self._quantized: set[int] = set()
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done, fractional."""
+        return self.step / self.steps_per_epoch
+
+    def before_step(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Do what the recipe has due now: learning rate, masks, quantization, frozen ranges."""
+        rate = learning_rate_at(self.recipe.modifiers, self.epoch)
+        if rate is not None and optimizer is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        self._prune()
+        self._quantize()
+
+    def _prune(self) -> None:
+        for pruner in self.pruners:
+            pruner.update(self.epoch)
+            pruner.apply(self.epoch)
+
+    def _quantize(self) -> None:
+        for index, modifier in enumerate(self.quantizations):
+            if modifier.started(self.epoch) and index not in self._quantized:
+                quantize(self.model, scheme_of(modifier))
+                self._quantized.add(index)
+            if index in self._quantized:
+                set_observing(self.model, self.epoch < modifier.freeze_epoch)
+
+    def loss(self, task_loss: Tensor, outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
+        """Return the loss to minimise: the task's, mixed with the teacher's where the recipe distils now.
+
+        inputs: what the teacher is called with; `attention_mask` [batch, sequence], if there, marks padding.
+        Raises TrainingError when the loss is NaN or infinite.
+        """
+        total = task_loss
+        for modifier in self.distillations:
+            if modifier.active(self.epoch) and self.teacher is not None and modifier.hardness > 0:
+                distilled = self._distil(modifier, self.teacher, outputs, inputs)
+                self.losses["distillation_loss"] = float(distilled.detach())
+                total = (1 - modifier.hardness) * total + modifier.hardness * distilled
+        self.losses["task_loss"] = float(task_loss.detach())
+        if not torch.isfinite(total.detach()):
+            raise TrainingError(
+                f"the loss is {float(total.detach())} at step {self.step} (epoch {self.epoch:.3f}); "
+                "lower the learning rate or resume from an earlier checkpoint"
+            )
+        return total
+
+    def _distil(
+        self, modifier: DistillationModifier, teacher: Teacher, outputs: Any, inputs: Mapping[str, Any]
+    ) -> Tensor:
+        keys = modifier.teacher_input_keys
+        taught = teacher(inputs if keys is None else {k: v for k, v in inputs.items() if k in keys})
+        student = float_outputs(outputs)
+        chosen = modifier.distill_output_keys or [key for key in student if key in taught]
+        return distillation_loss(student, taught, chosen, modifier.temperature, inputs.get("attention_mask"))
+
+    def after_step(self) -> None:
+        """Count the step, and zero again what the optimizer moved away from zero."""
+        self.step += 1
+        for pruner in self.pruners:
+            pruner.apply(self.epoch)
+
+    def finish(self) -> None:
+        """Apply what is due at the very end, such as the last mask of a pruner that ends with the run."""
+        self._prune()
+        self._quantize()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the step, the schedule's position and all masks, as tensors.
+
+        The ranges of quantized layers are buffers of the model and travel in its own state.
+        """
+        state = {
+            "step": torch.tensor(self.step),
+            "steps_per_epoch": torch.tensor(self.steps_per_epoch),
+            "quantized": torch.tensor([i in self._quantized for i in range(len(self.quantizations))], dtype=torch.bool),
+        }
+        for index, pruner in enumerate(self.pruners):
+            if pruner.last_update is not None:
+                state[f"pruner.{index}.last_update"] = torch.tensor(pruner.last_update, dtype=torch.float64)
+            state |= {f"pruner.{index}.mask.{name}": mask for name, mask in pruner.masks.items()}
+            state |= {
+                f"pruner.{index}.initial.{name}": torch.tensor(value, dtype=torch.float64)
+                for name, value in pruner.initial.items()
+            }
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up a saved state; quantizes the model if it was quantized then, so load its weights after this.
+
+        Raises TrainingError when the state belongs to another schedule.
+        """
+        if int(state["steps_per_epoch"]) != self.steps_per_epoch or len(state["quantized"]) != len(self.quantizations):
+            raise TrainingError(
+                f"the checkpoint was made with {int(state['steps_per_epoch'])} steps an epoch, now there are "
+                f"{self.steps_per_epoch}: resume with the same data, batch size and recipe"
+            )
+        self.step = int(state["step"])
+        for index, pruner in enumerate(self.pruners):
+            prefix = f"pruner.{index}."
+            mine = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            pruner.last_update = float(mine["last_update"]) if "last_update" in mine else None
+            pruner.masks = {k.removeprefix("mask."): v for k, v in mine.items() if k.startswith("mask.")}
+            pruner.initial = {k.removeprefix("initial."): float(v) for k, v in mine.items() if k.startswith("initial.")}
+            if not set(pruner.masks) <= set(pruner.parameters):
+                raise TrainingError("the checkpoint masks other parameters than the recipe; resume with the same recipe")
+        self._quantized = set()
+        for index, was in enumerate(state["quantized"].tolist()):
+            if was:
+                quantize(self.model, scheme_of(self.quantizations[index]))
+                self._quantized.add(index)
+        self._quantize()
+
+    @property
+    def quantized_names(self) -> list[str]:
+        """Names of the modules that lie on 8-bit grids now."""
+        return [name for name, _ in quantized_modules(self.model)]
+
+
+def scheme_of(modifier: QuantizationModifier) -> Scheme:
+    """Translate a recipe's quantization into what is done. Raises TrainingError for what can't be done."""
+    layer = modifier.layer_scheme
+    if layer.weights is None:
+        raise TrainingError("QuantizationModifier without quantized weights is not supported; leave weights as they are")
+    if modifier.scheme_overrides:
+        raise TrainingError("QuantizationModifier: scheme_overrides is not supported; use ignore or submodules")
+    return Scheme(
+        submodules=modifier.submodules,
+        exclude_types=frozenset(modifier.excluded_types),
+        ignore=tuple(modifier.ignore or ()),
+        embeddings=modifier.quantize_embeddings,
+        linear_outputs=layer.output_activations is not None,
+        activations=layer.input_activations is not None,
+        symmetric_activations=layer.input_activations is not None and layer.input_activations.symmetric,
+        per_channel=layer.weights.strategy == "channel",
+    )

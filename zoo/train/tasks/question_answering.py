@@ -1,0 +1,300 @@
+"""`zoo train question-answering`: fine-tune, prune, quantize and distil on SQuAD-like data, then export."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from transformers import set_seed
+
+from zoo.answers import Answer, Example, best_answers, read_squad, squad_metrics
+from zoo.errors import TrainingError, ZooError
+from zoo.modifiers import DistillationModifier, QuantizationModifier
+from zoo.recipe import Recipe
+from zoo.train.arguments import DataArguments, ModelArguments, RunArguments, check_output, parse
+from zoo.train.distillation import ModelTeacher, RememberedTeacher, Teacher
+from zoo.train.dropout import use_byte_dropout
+from zoo.train.features import Collator, Feature, Features, make_features, predict
+from zoo.train.models import load_model, load_tokenizer
+from zoo.train.quantization import ATTENTION, quantized_modules
+from zoo.train.report import build_report
+from zoo.train.session import RecipeSession
+from zoo.train.sources import recipe_of, training_folder
+from zoo.train.trainer import Trainer, last_checkpoint
+
+log = logging.getLogger("zoo.train")
+_MEMORY_LIMIT_BYTES = 2**30  # of a teacher's remembered outputs
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line; return its exit code. Errors go to stderr."""
+    _log_to_stderr()
+    try:
+        model, data, run = parse(argv)
+        Run(model, data, run).go()
+    except ZooError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _log_to_stderr() -> None:
+    zoo_log = logging.getLogger("zoo")
+    zoo_log.setLevel(logging.INFO)
+    if not zoo_log.handlers:
+        zoo_log.addHandler(logging.StreamHandler())
+
+
+@dataclass
+class Questions:
+    """Examples with their windows."""
+
+    examples: list[Example]
+    features: list[Feature]
+
+
+class Run:
+    """One training run, from flags to a deployment folder."""
+
+    def __init__(self, model: ModelArguments, data: DataArguments, run: RunArguments) -> None:
+        self.model_args, self.data_args, self.run_args = model, data, run
+        self.folder = Path(str(run.output_dir))
+
+    def go(self) -> None:
+        """Train, evaluate, report and export, as the flags say. Raises ZooError."""
+        resumed = self._resume_point()
+        if resumed is None:
+            check_output(self.run_args)
+        set_seed(self.run_args.seed)
+        self._load()
+        self._read_data()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        trainer = self._trainer()
+        started = time.monotonic()
+        if self.run_args.do_train:
+            trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        elif self.model_args.one_shot:
+            trainer.apply_once()
+        metrics = trainer.evaluate() if self.run_args.do_eval else {}
+        self._finish(trainer, metrics, time.monotonic() - started)
+
+    def _resume_point(self) -> Path | None:
+        asked = self.run_args.resume_from_checkpoint
+        if asked and asked.lower() != "true":
+            return Path(asked)
+        found = last_checkpoint(self.folder) if self.run_args.do_train and not self.run_args.overwrite_output_dir else None
+        if asked and found is None:
+            raise TrainingError(f"--resume_from_checkpoint: {self.folder} holds no complete checkpoint")
+        if found is not None:
+            log.info("resuming from %s", found)
+        return found
+
+    def _load(self) -> None:
+        self.base = training_folder(self.model_args.model_name_or_path)
+        self.model = load_model(self.base)
+        self.model.set_attn_implementation(ATTENTION)
+        chosen = self.model_args.tokenizer_name
+        self.tokenizer = load_tokenizer(self.base if chosen is None else training_folder(chosen))
+        self.plain: Tokenizer = self.tokenizer.backend_tokenizer
+        self.recipe = recipe_of(self.model_args.recipe, self.model_args.recipe_args)
+        for finding in self.recipe.lint():
+            log.info("recipe: %s", finding)
+        limit = int(getattr(self.model.config, "max_position_embeddings", self.data_args.max_seq_length))
+        if self.data_args.max_seq_length > limit:
+            raise TrainingError(f"--max_seq_length is {self.data_args.max_seq_length}; the model takes at most {limit}")
+        if self.model_args.byte_dropout and self.run_args.device.type == "cpu":
+            use_byte_dropout(self.model)
+        self.collator = Collator(
+            pad_id=int(self.tokenizer.pad_token_id or 0),
+            with_types=int(getattr(self.model.config, "type_vocab_size", 0) or 0) > 0,
+            length=self.data_args.max_seq_length if self.data_args.pad_to_max_length else None,
+        )
+
+    def _read_data(self) -> None:
+        data = self.data_args
+        self.train_set = self._questions(data.train_file, "train", data.max_train_samples, labels=True, wanted=self.run_args.do_train)
+        self.eval_set = self._questions(data.validation_file, "validation", data.max_eval_samples, labels=False, wanted=self.run_args.do_eval)
+
+    def _questions(self, file: str | None, split: str, most: int | None, *, labels: bool, wanted: bool) -> Questions:
+        if not wanted:
+            return Questions([], [])
+        examples = read_squad(Path(file)) if file is not None else hub_examples(self.data_args, split)
+        examples = examples[:most]
+        if labels and not self.data_args.version_2_with_negative:
+            unanswered = next((e.id for e in examples if not e.answers), None)
+            if unanswered is not None:
+                raise TrainingError(f"question {unanswered!r} has no answer; give --version_2_with_negative to train on such")
+        features = make_features(
+            self.plain, examples, max_length=self.data_args.max_seq_length, doc_stride=self.data_args.doc_stride, labels=labels
+        )
+        log.info("%s: %d questions, %d windows", split, len(examples), len(features))
+        return Questions(examples, features)
+
+    def _trainer(self) -> QuestionAnsweringTrainer:
+        train = Features(self.train_set.features)
+        args = self.run_args
+        args.remove_unused_columns = False
+        args.label_names = ["start_positions", "end_positions"]
+        return QuestionAnsweringTrainer(
+            run=self,
+            model=self.model,
+            args=args,
+            train_dataset=train,
+            data_collator=self.collator,
+            processing_class=self.tokenizer,
+            recipe=self.recipe,
+            inherited=_inherited(self.base, self.model, self.recipe),
+            teacher=self._teacher() if args.do_train else None,
+            lengths=train.lengths if self.data_args.group_by_length else None,
+        )
+
+    def _teacher(self) -> Teacher | None:
+        wanted = [m for m in self.recipe.modifiers if isinstance(m, DistillationModifier) and m.hardness > 0]
+        named = self.model_args.distill_teacher
+        if named == "disable" or not wanted:
+            return None
+        if named is None:
+            raise TrainingError("the recipe distils: name a teacher by --distill_teacher FOLDER, self or disable")
+        if named == "self":
+            model: nn.Module = copy.deepcopy(self.model)
+        else:
+            folder = training_folder(named)
+            model = load_model(folder)
+            model.set_attn_implementation(ATTENTION)  # type: ignore[operator]  # a PreTrainedModel
+            if load_tokenizer(folder).get_vocab() != self.tokenizer.get_vocab():
+                raise TrainingError(f"the teacher in {folder} has another vocabulary than the student; both must read the same tokens")
+        return self._remembered(model) or ModelTeacher(model)
+
+    def _remembered(self, model: nn.Module) -> Teacher | None:
+        windows = [feature.window for feature in self.train_set.features]
+        size_bytes = 8 * sum(len(window) for window in windows)
+        if not self.model_args.remember_teacher or size_bytes > _MEMORY_LIMIT_BYTES:
+            return None
+        log.info("running the teacher over %d windows", len(windows))
+        size = self.run_args.per_device_eval_batch_size
+        return RememberedTeacher(predict(model, windows, self.collator, size, autocast=bool(self.run_args.bf16)))
+
+    def _finish(self, trainer: QuestionAnsweringTrainer, metrics: dict[str, float], seconds: float) -> None:
+        trained = self.run_args.do_train or self.model_args.one_shot
+        if metrics:
+            _write_json(self.folder / "eval_results.json", metrics)
+        if not trained or not trainer.is_world_process_zero():
+            return
+        trainer.save_model()
+        trainer.save_state()
+        report = build_report(trainer.session, metrics, seconds)
+        _write_json(self.folder / "report.json", report)
+        if report["missed"]:
+            raise TrainingError("the recipe's targets were missed: " + "; ".join(report["missed"]))
+        if self.model_args.export:
+            self._export()
+
+    def _export(self) -> None:
+        from zoo.export import export
+
+        known = (self.eval_set.examples or self.train_set.examples)[:32]
+        count = self.model_args.num_export_samples
+        path = export(
+            self.folder,
+            samples=[(e.question, e.context) for e in known],
+            num_export_samples=count,
+            max_length=self.data_args.max_seq_length,
+        )
+        log.info("exported to %s", path)
+
+
+def _inherited(base: Path, model: nn.Module, recipe: Recipe) -> tuple[QuantizationModifier, ...]:
+    """Return the quantization that the base model already has, if the recipe doesn't bring its own."""
+    if not any(True for _ in quantized_modules(model)) or recipe.of_type(QuantizationModifier):
+        return ()
+    earlier = Recipe.load(base / "recipe.yaml").of_type(QuantizationModifier)
+    now = {"start_epoch": -1.0, "disable_quantization_observer_epoch": None, "freeze_bn_stats_epoch": None}
+    return tuple(modifier.model_copy(update=now) for modifier in earlier)
+
+
+class QuestionAnsweringTrainer(Trainer):
+    """Evaluates by answering the validation questions: exact match and F1."""
+
+    def __init__(self, *args: Any, run: Run, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.run = run
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Return eval_exact_match and eval_f1, and write eval_predictions.json and eval_nbest_predictions.json."""
+        run, data = self.run, self.run.data_args
+        started = time.monotonic()
+        windows = [feature.window for feature in run.eval_set.features]
+        logits = predict(self.model, windows, run.collator, self.args.per_device_eval_batch_size)
+        best = answers_of(run.eval_set, logits, data)
+        predictions = {example.id: found[0].text for example, found in zip(run.eval_set.examples, best, strict=True)}
+        references = {example.id: [text for text, _ in example.answers] for example in run.eval_set.examples}
+        metrics = {f"{metric_key_prefix}_{k}": v for k, v in squad_metrics(predictions, references).items()}
+        metrics |= {f"{metric_key_prefix}_samples": len(references), f"{metric_key_prefix}_runtime": round(time.monotonic() - started, 1)}
+        if self.is_world_process_zero():
+            _write_json(run.folder / "eval_predictions.json", predictions)
+            nbest = {e.id: [_plain(a) for a in found] for e, found in zip(run.eval_set.examples, best, strict=True)}
+            _write_json(run.folder / "eval_nbest_predictions.json", nbest)
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def answers_of(questions: Questions, logits: dict[str, list[torch.Tensor]], data: DataArguments) -> list[list[Answer]]:
+    """Return the best answers of every example."""
+    places: list[list[int]] = [[] for _ in questions.examples]
+    for index, feature in enumerate(questions.features):
+        places[feature.example].append(index)
+    return [
+        best_answers(
+            [questions.features[i].window for i in mine],
+            [logits["start_logits"][i].numpy() for i in mine],
+            [logits["end_logits"][i].numpy() for i in mine],
+            example.context,
+            n_best=data.n_best_size,
+            max_answer_length=data.max_answer_length,
+            version_2_with_negative=data.version_2_with_negative,
+            null_score_diff_threshold=data.null_score_diff_threshold,
+        )
+        for example, mine in zip(questions.examples, places, strict=True)
+    ]
+
+
+def _plain(answer: Answer) -> dict[str, Any]:
+    return {"text": answer.text, "start": answer.start, "end": answer.end, "probability": answer.score}
+
+
+def hub_examples(data: DataArguments, split: str) -> list[Example]:
+    """Read a split with the `datasets` package. Raises TrainingError where that isn't installed or fails."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise TrainingError(
+            "--dataset_name needs the datasets package: pip install datasets, or give --train_file and "
+            "--validation_file with SQuAD JSON"
+        ) from error
+    try:
+        rows = datasets.load_dataset(data.dataset_name, data.dataset_config_name, split=split)
+    except Exception as error:  # noqa: BLE001 - whatever the package raises, the user needs its reason
+        raise TrainingError(f"--dataset_name {data.dataset_name} can't be loaded: {error}") from error
+    return [
+        Example(row["id"], row["question"], row["context"], tuple(zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)))
+        for row in rows
+    ]
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

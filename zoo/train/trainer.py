@@ -1,0 +1,209 @@
+"""The Hugging Face Trainer, driven by a recipe.
+
+Checkpoints hold safetensors and JSON only, but for the optimizer's own state, which is read with
+`weights_only`. A checkpoint is complete once it has its trainer_state.json, which is written last.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import transformers
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import TrainerCallback
+
+from zoo.errors import TrainingError
+from zoo.modifiers import LearningRateFunctionModifier, QuantizationModifier, SetLearningRateModifier
+from zoo.recipe import Recipe
+from zoo.train.distillation import Teacher
+from zoo.train.session import RecipeSession
+
+SESSION_FILE = "session.safetensors"
+RECIPE_FILE = "recipe.yaml"
+_STATE_FILE = "trainer_state.json"
+_GROUP = 50  # batches whose features are sorted by length together
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """Random order in which neighbours are of about the same length; a function of seed and epoch alone."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of another epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        size = self.batch_size * _GROUP
+        groups = [sorted(order[i : i + size], key=self.lengths.__getitem__) for i in range(0, len(order), size)]
+        batches = [g[i : i + self.batch_size] for g in groups for i in range(0, len(g), self.batch_size)]
+        short = [batch for batch in batches if len(batch) < self.batch_size]
+        full = [batch for batch in batches if len(batch) == self.batch_size]
+        for place in torch.randperm(len(full), generator=generator).tolist():
+            yield from full[place]
+        for batch in short:  # last, or every later batch would mix lengths
+            yield from batch
+
+
+class _Steps(TrainerCallback):
+    """Puts the session around each optimizer step."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self.trainer.session.before_step(self.trainer.optimizer)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self.trainer.session.after_step()
+
+
+class _KeepRate(torch.optim.lr_scheduler.LRScheduler):
+    """Leaves the learning rate to the recipe."""
+
+    def get_lr(self) -> list[Any]:
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+
+class Trainer(transformers.Trainer):
+    """transformers.Trainer with a recipe; steps per epoch come from the real data loader.
+
+    recipe: what to do. inherited: the quantization that the model has already. teacher: called for a batch's inputs. lengths: the tokens of each training feature, for
+    batches of like lengths. A recipe with epochs overrides `num_train_epochs`.
+    """
+
+    session: RecipeSession
+
+    def __init__(
+        self,
+        *args: Any,
+        recipe: Recipe | None = None,
+        inherited: Sequence[QuantizationModifier] = (),
+        teacher: Teacher | None = None,
+        lengths: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.recipe = with_inherited(recipe or Recipe(modifiers=()), inherited)
+        self.teacher, self.lengths = teacher, lengths
+        self.loss_is_scaled_for_ga = False
+        self.add_callback(_Steps(self))
+
+    def steps_per_epoch(self) -> int:
+        """Return the optimizer steps of one epoch on this process."""
+        return max(math.ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps), 1)
+
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+        """Train, and finish the recipe. Raises TrainingError; see RecipeSession."""
+        if self.recipe.max_epochs:
+            self.args.num_train_epochs = self.recipe.max_epochs
+        self.session = RecipeSession(self.model, self.recipe, self.steps_per_epoch(), self.teacher)
+        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        self.session.finish()
+        return result
+
+    def apply_once(self) -> None:
+        """Do at once, without training, what the recipe does by its end."""
+        self.session = RecipeSession(self.model, self.recipe, 1, None)
+        self.session.step = math.ceil(self.recipe.max_epochs)
+        self.session.finish()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.lengths is None or train_dataset is not None and train_dataset is not self.train_dataset:
+            return super()._get_train_sampler(train_dataset)
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(self.lengths, size, self.args.seed)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Leave the learning rate to the recipe where it sets one."""
+        if any(isinstance(m, LearningRateFunctionModifier | SetLearningRateModifier) for m in self.recipe.modifiers):
+            self.lr_scheduler = _KeepRate(optimizer or self.optimizer)
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,  # noqa: ARG002 - the name that Trainer calls it by
+    ) -> Any:
+        """Return the loss of a batch through the session; `feature_index` is for the teacher alone."""
+        outputs = model(**{k: v for k, v in inputs.items() if k != "feature_index"})
+        if not model.training:
+            return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+        loss = self.session.loss(outputs["loss"], outputs, inputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the parts of the loss to what is logged while training."""
+        if "loss" in logs:
+            logs |= self.session.losses
+        super().log(logs, *args, **kwargs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(folder, state_dict=state_dict)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+        (folder / RECIPE_FILE).write_text(self.recipe.to_yaml(), encoding="utf-8")
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            state = {name: value.contiguous() for name, value in self.session.state_dict().items()}
+            safetensors.torch.save_file(state, Path(output_dir) / SESSION_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.session.load_state_dict(read_session(Path(resume_from_checkpoint)))
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+def with_inherited(recipe: Recipe, inherited: Sequence[QuantizationModifier]) -> Recipe:
+    """Return the recipe with modifiers that its base model brings along."""
+    if not inherited:
+        return recipe
+    return Recipe((*inherited, *recipe.modifiers), dict(recipe.variables), dict(recipe.metadata), recipe.description)
+
+
+def read_session(checkpoint: Path) -> dict[str, Tensor]:
+    """Read the session's state of a checkpoint. Raises TrainingError where there is none."""
+    try:
+        state: dict[str, Tensor] = safetensors.torch.load_file(checkpoint / SESSION_FILE)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise TrainingError(f"{checkpoint} is no complete checkpoint of this trainer: {error}") from error
+    return state
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint under `folder`, or None."""
+    found = sorted(folder.glob("checkpoint-*"), key=_step_of, reverse=True)
+    return next((path for path in found if _complete(path)), None)
+
+
+def _step_of(checkpoint: Path) -> int:
+    number = checkpoint.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else -1
+
+
+def _complete(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / _STATE_FILE).read_text(encoding="utf-8"))
+        read_session(checkpoint)
+    except (OSError, ValueError, TrainingError):
+        return False
+    return True

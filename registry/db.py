@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import Connection, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError, TimeoutError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from registry.errors import StartError, UnavailableError
@@ -43,7 +44,7 @@ class Database:
         try:
             with Session(self.engine) as session:
                 yield session
-        except (OperationalError, TimeoutError) as error:
+        except (OperationalError, PoolTimeoutError) as error:
             raise _unavailable(error) from error
 
     def write(self, work: Callable[[Session], T]) -> T:
@@ -56,7 +57,7 @@ class Database:
             try:
                 with Session(self._writing, expire_on_commit=False) as session, session.begin():
                     return work(session)
-            except (OperationalError, TimeoutError) as error:
+            except (OperationalError, PoolTimeoutError) as error:
                 if not _is_retryable(error):
                     raise _unavailable(error) from error
                 last: Exception = error
@@ -67,12 +68,9 @@ class Database:
 
     @contextmanager
     def exclusive(self) -> Iterator[Connection]:
-        """A writing transaction on one connection, for migrations."""
-        try:
-            with self._writing.begin() as connection:
-                yield connection
-        except (OperationalError, TimeoutError) as error:
-            raise _unavailable(error) from error
+        """A writing transaction on one connection, for migrations; the database's own errors come through."""
+        with self._writing.begin() as connection:
+            yield connection
 
     def close(self) -> None:
         """Closes every connection."""

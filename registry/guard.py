@@ -40,7 +40,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app, self._settings = app, settings
-        self._hosts = frozenset(_names(settings))
+        self._hosts = frozenset(_names(settings)) - {""}
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from alembic.script.revision import ResolutionError
+from alembic.util import CommandError
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -65,8 +65,8 @@ def _run(database: Database, target: str, *, down: bool = False) -> str:
             (command.downgrade if down else command.upgrade)(config, target)
             return ", ".join(current(connection)) or "base"
     except SQLAlchemyError as error:
-        first = str(error).splitlines()[0]
-        raise SchemaError(f"the schema couldn't be changed, and stays as it was: {first}") from error
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SchemaError(f"the database can't be opened or upgraded, and stays as it was: {first}") from error
 
 
 def _check(connection: Connection, scripts: ScriptDirectory) -> None:
@@ -79,7 +79,7 @@ def _check(connection: Connection, scripts: ScriptDirectory) -> None:
     for head in heads:
         try:
             scripts.get_revision(head)
-        except (ResolutionError, KeyError, Exception) as error:
+        except CommandError as error:
             raise SchemaError(
                 f"the database's schema {head!r} is newer than this program, which knows up to {newest!r}; "
                 "upgrade sparrow-zoo (the database was left as it is)"

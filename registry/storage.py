@@ -30,25 +30,43 @@ class StoredBlob(NamedTuple):
 
 
 class Upload(Protocol):
-    """Bytes on their way in. `keep` makes them visible under their digest; `discard` forgets what isn't kept."""
+    """Bytes on their way in."""
 
     size_bytes: int
 
-    def write(self, block: bytes) -> None: ...
-    def verify(self, digest: str) -> None: ...
-    def keep(self) -> None: ...
-    def discard(self) -> None: ...
+    def write(self, block: bytes) -> None:
+        """Adds bytes."""
+
+    def verify(self, digest: str) -> None:
+        """Checks the bytes against their digest; raises `InvalidDigestError`."""
+
+    def keep(self) -> None:
+        """Makes verified bytes visible, whole or not at all; may be called again."""
+
+    def discard(self) -> None:
+        """Forgets the bytes, unless they are kept."""
 
 
 class BlobStore(Protocol):
-    """Where blobs lie. Every digest given is well-formed already."""
+    """Where blobs lie. Every digest given is well-formed; what fails for lack of disk raises `UnavailableError`."""
 
-    def begin(self) -> Upload: ...
-    def size(self, digest: str) -> int | None: ...
-    def read(self, digest: str, start: int, stop: int) -> Iterator[bytes]: ...
-    def delete(self, digest: str) -> None: ...
-    def blobs(self) -> Iterator[StoredBlob]: ...
-    def sweep_uploads(self, older_than_s: float) -> int: ...
+    def begin(self) -> Upload:
+        """Opens an upload."""
+
+    def size(self, digest: str) -> int | None:
+        """A blob's size in bytes, or None if it isn't here."""
+
+    def read(self, digest: str, start: int, stop: int) -> Iterator[bytes]:
+        """Yields the bytes [start, stop); raises `UnknownBlobError` before the first."""
+
+    def delete(self, digest: str) -> None:
+        """Removes a blob; one that isn't here is no error."""
+
+    def blobs(self) -> Iterator[StoredBlob]:
+        """Every blob, in no order."""
+
+    def sweep_uploads(self, older_than_s: float) -> int:
+        """Removes uploads that nobody wrote to for so many seconds; returns their number."""
 
 
 class FolderBlobStore:

@@ -231,7 +231,7 @@ class Cache:
         """All blobs, each named by the 64 hex digits of its digest."""
         return sorted((self.root / "blobs" / "sha256").glob("??/" + "?" * 64))
 
-    def remove_version(self, manifest: Manifest, kept: Container[str]) -> int:
+    def remove_version(self, manifest: Manifest, kept: Container[str], *, dry_run: bool = False) -> int:
         """Removes a version, and its blobs but those `kept`; returns the bytes that became free.
 
         The order leaves nothing that looks whole if the process ends in between.
@@ -240,9 +240,11 @@ class Cache:
         own = [self.blob_path(entry.sha256) for entry in manifest.files if entry.sha256 not in kept]
         digest = manifest.digest()
         with self.guarded("remove", folder):
+            freed_bytes = sum(_size_of(path) or 0 for path in {*own, *folder.rglob("*")})
+            if dry_run:
+                return freed_bytes
             for path in [path for path, ref in self.refs() if ref.digest == digest]:
                 path.unlink(missing_ok=True)
-            freed_bytes = sum(_size_of(path) or 0 for path in {*own, *folder.rglob("*")})
             index_path(folder).unlink(missing_ok=True)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -251,7 +253,7 @@ class Cache:
                 path.unlink(missing_ok=True)
         return freed_bytes
 
-    def sweep(self, blob_age_s: float, leftover_s: float) -> int:
+    def sweep(self, blob_age_s: float, leftover_s: float, *, dry_run: bool = False) -> int:
         """Removes old blobs that no manifest names, and old partial or wrong files; returns the bytes freed."""
         named = {entry.sha256 for manifest in self.manifests() for entry in manifest.files}
         loose = [(path, blob_age_s) for path in self.blobs() if f"sha256:{path.name}" not in named]
@@ -261,7 +263,7 @@ class Cache:
             with self.guarded("remove", path), suppress(FileNotFoundError, IsADirectoryError):
                 if time.time() - path.lstat().st_mtime > age_s:
                     freed_bytes += _size_of(path) or 0
-                    path.unlink()
+                    path.unlink() if not dry_run else None
         return freed_bytes
 
     def _place_file(self, blob: Path, target: Path) -> None:

@@ -11,6 +11,7 @@ import re
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,8 +27,9 @@ import httpx
 from zoo.errors import IntegrityError, UnavailableError, ZooError
 from zoo.manifest import Manifest
 from zoo.problems import RangeRefusedError, error_of, first_line, read_document
+from zoo.progress import ZooWarning
 from zoo.retry import TransientError, repeat
-from zoo.settings import APP, Settings
+from zoo.settings import APP, Settings, SettingsError
 from zoo.stub import Stub
 from zoo.version import SearchPage, VersionSummary, VersionView
 
@@ -36,6 +38,8 @@ MAX_REDIRECTS = 5
 MAX_DOCUMENT_BYTES = 32 << 20
 CHUNK_BYTES = 1 << 20
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})\Z")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_WITHOUT_PROXY = ("all://localhost", "all://127.0.0.1", "all://[::1]")
 _CREDENTIALS = ("authorization", "cookie", "proxy-authorization")
 
 
@@ -60,13 +64,24 @@ class RegistryClient:
         self._token = settings.token
         self._patience = settings.patience
         self._origin = _origin(httpx.URL(settings.endpoint))
+        if self._token and self._origin[0] == "http" and self._origin[1] not in _LOOPBACK:
+            warnings.warn(f"the token goes unencrypted to {self.endpoint}; use https", ZooWarning, stacklevel=3)
         self._watchdog = _Watchdog()
-        self._http = httpx.Client(
-            headers={"User-Agent": f"{APP}/{_release()}", "Accept-Encoding": "identity"},
-            timeout=httpx.Timeout(self._patience.read_s, connect=self._patience.connect_s),
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-            follow_redirects=False,
-        )
+        self._http = self._connections()
+
+    def _connections(self) -> httpx.Client:
+        timeout = httpx.Timeout(self._patience.read_s, connect=self._patience.connect_s)
+        try:
+            return httpx.Client(
+                headers={"User-Agent": f"{APP}/{_release()}", "Accept-Encoding": "identity"},
+                timeout=timeout,
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+                mounts=dict.fromkeys(_WITHOUT_PROXY),
+                follow_redirects=False,
+            )
+        except (OSError, ValueError, ImportError, httpx.InvalidURL) as error:
+            names = "SSL_CERT_FILE, SSL_CERT_DIR, HTTP_PROXY, HTTPS_PROXY or ALL_PROXY"
+            raise SettingsError(f"one of the variables {names} can't be used: {error}") from error
 
     def __enter__(self) -> Self:
         return self

@@ -1,7 +1,7 @@
 """A trained folder into a deployment folder: model.onnx with all that serving needs, checked before it appears.
 
-    deployment/  model.onnx  config.json  tokenizer.json  tokenizer_config.json  recipe.yaml  report.json
-                 sample-inputs/inp-0000.npz  sample-outputs/out-0000.npz
+deployment/  model.onnx  config.json  tokenizer.json  tokenizer_config.json  recipe.yaml  report.json
+             sample-inputs/inp-0000.npz  sample-outputs/out-0000.npz
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def to_onnx(model: nn.Module, names: Sequence[str], path: Path) -> None:
             opset_version=OPSET,
             input_names=list(names),
             output_names=list(OUTPUTS),
-            dynamic_shapes={name: free for name in names},
+            dynamic_shapes=dict.fromkeys(names, free),
             custom_translation_table=onnx_translations(),
             verbose=False,
         )
@@ -157,7 +157,9 @@ def to_onnx(model: nn.Module, names: Sequence[str], path: Path) -> None:
 def _sample_windows(folder: Path, texts: Sequence[tuple[str, str]], max_length: int) -> list[Window]:
     try:
         tokenizer = load_tokenizer(folder / "tokenizer.json")
-        return [w for question, context in texts for w in make_windows(tokenizer, question, context, max_length=max_length)]
+        return [
+            w for question, context in texts for w in make_windows(tokenizer, question, context, max_length=max_length)
+        ]
     except ValueError as error:
         raise TrainingError(str(error)) from error
 
@@ -183,7 +185,9 @@ def compare(model: nn.Module, path: Path, feeds: Sequence[Arrays]) -> dict[str, 
         with torch.inference_mode():
             outputs = model(**{name: torch.from_numpy(value) for name, value in feed.items()})
         theirs = session.run(list(OUTPUTS), feed)
-        rows += [_agreement(outputs[name][0].float().numpy(), row[0]) for name, row in zip(OUTPUTS, theirs, strict=True)]
+        rows += [
+            _agreement(outputs[name][0].float().numpy(), row[0]) for name, row in zip(OUTPUTS, theirs, strict=True)
+        ]
         pairs.append((feed, dict(zip(OUTPUTS, theirs, strict=True))))
     largest, relative, equal, close = np.array(rows, np.float64).T
     facts = {

@@ -1,32 +1,29 @@
 """Which files of a folder belong to a model, and in which role.
 
-    training/**  deployment/**  sample-inputs/**  sample-outputs*/**      the role of that name
+    training/**  deployment/**  sample-inputs/**  sample-outputs*/**      the role of that name; samples may also lie
+                                                                          within deployment/
     recipe*.md|yaml|yml     recipe          model.md, README.md           card
     benchmark*.yaml|json    benchmark       metrics|eval|eval_results|report.json|yaml   metrics
 
-A flat Hugging Face folder is understood too: weights, configuration and tokenizer at its top become training/, an
-ONNX file with configuration and tokenizer becomes deployment/. What fits nowhere is left out, and reported with the
-reason. Links are refused, for they could lead out of the folder; pickles, because loading one can run code.
+A flat Hugging Face folder is understood too: weights, configuration, tokenizer and recipe.yaml at its top become
+training/, an ONNX file with configuration and tokenizer becomes deployment/. What fits nowhere is left out, and
+reported with the reason. Links are refused, for they could lead out of the folder; pickles, because loading one can
+run code.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from pydantic import ValidationError
-
+from zoo.card import read_metadata
 from zoo.errors import ManifestError, ZooError
 from zoo.manifest import Metadata, Role, check_path
 from zoo.stub import Stub
-
-MAX_TEXT_BYTES = 1 << 20
 
 _FOLDERS = {
     "training": Role.TRAINING,
@@ -44,6 +41,7 @@ _TOP_FILES = (
 )
 _WEIGHTS = re.compile(r"[^/]+\.safetensors(\.index\.json)?\Z")
 _ONNX = re.compile(r"[^/]+\.onnx([._]data)?\Z|model\.data\Z")
+_TRAINED_BY = "recipe.yaml"
 _COMPANIONS = re.compile(
     r"(config|generation_config|preprocessor_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens"
     r"|vocab|trainer_state)\.json\Z|(vocab|merges)\.txt\Z|(spiece|tokenizer|sentencepiece[^/]*)\.model\Z"
@@ -69,6 +67,9 @@ class LeftOut:
 
     path: str
     reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def read_layout(folder: Path, stub: Stub) -> Layout:
     _refuse_lost_weights(files, left_out)
     if not files:
         raise ZooError(f"{folder} has nothing to publish: no training/, deployment/, recipe.md, model.md, ...")
-    return Layout(tuple(sorted(files, key=lambda f: f.path)), tuple(left_out), _metadata(folder, stub))
+    return Layout(tuple(sorted(files, key=lambda f: f.path)), tuple(left_out), read_metadata(folder, stub))
 
 
 def _walk(folder: Path) -> Iterator[str]:
@@ -155,18 +156,17 @@ def _flat_roles(names: list[str]) -> tuple[Role, ...]:
 
 def _roles_of(name: str, flat_roles: tuple[Role, ...]) -> Iterator[tuple[str, Role]]:
     """Path and role in the model; a flat folder's configuration and tokenizer belong to training and deployment."""
-    top, slash, _ = name.partition("/")
+    top, slash, rest = name.partition("/")
     if slash:
+        samples = _FOLDERS.get(rest.partition("/")[0]) if top == Role.DEPLOYMENT else None
         if top in _FOLDERS:
-            yield name, _FOLDERS[top]
+            yield name, samples or _FOLDERS[top]
         return
-    for pattern, role in _TOP_FILES:
-        if pattern.match(name):
-            yield name, role
-            return
+    yield from [(name, role) for pattern, role in _TOP_FILES if pattern.match(name)]
     for role in flat_roles:
         own = _WEIGHTS if role is Role.TRAINING else _ONNX
-        if own.match(name) or _COMPANIONS.match(name):
+        # a quantized checkpoint can be loaded only with the recipe that made it
+        if own.match(name) or _COMPANIONS.match(name) or (role is Role.TRAINING and name == _TRAINED_BY):
             yield f"{role}/{name}", role
 
 
@@ -184,91 +184,3 @@ def _refuse_lost_weights(files: list[LocalFile], left_out: list[LeftOut]) -> Non
             f"the weights {', '.join(pickled[:3])} are pickles, which can run code when they are loaded; save them "
             "as safetensors (transformers: model.save_pretrained does) and publish again"
         )
-
-
-def _metadata(folder: Path, stub: Stub) -> Metadata:
-    """From the stub's segments, then the measured report, then the card, which has the last word."""
-    fields = {**_from_stub(stub), **_from_report(folder), **_from_card(folder)}
-    try:
-        return Metadata.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ManifestError(f"the metadata of {folder} is wrong at {where}: {first['msg']}") from None
-
-
-def _from_stub(stub: Stub) -> dict[str, Any]:
-    if not stub.is_long:
-        return {}
-    domain, task, model, framework, repo, dataset, _ = stub.name.split("/")
-    architecture, _, sub_architecture = model.partition("-")
-    fields = {"domain": domain, "task": task, "architecture": architecture, "framework": framework, "repo": repo}
-    fields["dataset"] = dataset.partition("-")[0]
-    return {**fields, "sub_architecture": sub_architecture} if sub_architecture else fields
-
-
-def _from_report(folder: Path) -> dict[str, Any]:
-    for name in ("report.json", "training/report.json"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        try:
-            document = json.loads(_text(path))
-        except (ValueError, RecursionError) as error:
-            raise ManifestError(f"{path} is no JSON file: {error}") from None
-        known = ("sparsity", "pattern", "quantized", "parameters", "base", "teacher", "recipe", "metrics")
-        fields = document if isinstance(document, dict) else {}
-        return {key: fields[key] for key in known if fields.get(key) is not None}
-    return {}
-
-
-def _from_card(folder: Path) -> dict[str, Any]:
-    for name in ("model.md", "README.md"):
-        path = folder / name
-        if path.is_file():
-            return _known_fields(_front_matter(path))
-    return {}
-
-
-def _front_matter(path: Path) -> Mapping[str, Any]:
-    match = re.match(r"---[ \t]*\r?\n(.*?)^---[ \t]*$", _text(path), re.DOTALL | re.MULTILINE)
-    if not match:
-        return {}
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    try:
-        document = YAML(typ="safe", pure=True).load(match[1])
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise ManifestError(f"the front matter of {path} is no YAML: {' '.join(str(error).split())[:300]}") from None
-    return document if isinstance(document, dict) else {}
-
-
-def _known_fields(front: Mapping[str, Any]) -> dict[str, Any]:
-    """The card's fields under our names; those of Hugging Face cards are read where ours are absent."""
-    fields = {key: front[key] for key in Metadata.model_fields if front.get(key) is not None}
-    for ours, theirs in (
-        ("task", "sub_domain"),
-        ("task", "pipeline_tag"),
-        ("dataset", "datasets"),
-        ("base", "base_model"),
-    ):
-        if ours not in fields and front.get(theirs) is not None:
-            fields[ours] = front[theirs]
-    for key, value in list(fields.items()):
-        if key in ("dataset", "license", "base") and isinstance(value, list):
-            fields[key] = ", ".join(str(item) for item in value)
-    if not Stub.is_stub(str(fields.get("base", "zoo:"))):
-        del fields["base"]
-    return fields
-
-
-def _text(path: Path) -> str:
-    with path.open("rb") as stream:
-        data = stream.read(MAX_TEXT_BYTES + 1)
-    if len(data) > MAX_TEXT_BYTES:
-        raise ManifestError(f"{path} is larger than {MAX_TEXT_BYTES} bytes")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{path} is no UTF-8 text: {error.reason} at byte {error.start}") from None

@@ -112,7 +112,10 @@ class Metadata(_Closed):
 
 
 class Manifest(_Closed):
-    """A version's files and metadata. `name` is a stub without pin and query; `alias` its short form, if any."""
+    """A version's files, sorted by path, and metadata.
+
+    `name` is a stub without pin and query, `alias` its short form, if there is one.
+    """
 
     schema_version: Annotated[int, Field(ge=1, le=1)] = 1
     name: StubText
@@ -141,7 +144,7 @@ class Manifest(_Closed):
             for parent in PurePosixPath(path).parents:
                 if str(parent) in names:
                     raise ValueError(f"the path {str(parent)!r} is both a file and a folder")
-        return files
+        return tuple(sorted(files, key=lambda entry: entry.path))
 
     @classmethod
     def parse(cls, data: bytes | str | dict[str, Any]) -> Self:
@@ -158,7 +161,6 @@ class Manifest(_Closed):
     def to_json(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces, UTF-8, absent fields left out."""
         document = self.model_dump(mode="json", exclude_none=True)
-        document["files"].sort(key=lambda entry: entry["path"])
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
         return text.encode()
 
@@ -178,4 +180,4 @@ class Manifest(_Closed):
 
     def with_role(self, role: Role) -> tuple[FileEntry, ...]:
         """The files of one role, by path."""
-        return tuple(sorted((f for f in self.files if f.role == role), key=lambda entry: entry.path))
+        return tuple(entry for entry in self.files if entry.role == role)

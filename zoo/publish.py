@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zoo.cache import hash_file
 from zoo.client import RegistryClient
-from zoo.errors import IntegrityError, StubError, UnavailableError, ZooError
+from zoo.errors import AccessError, IntegrityError, StubError, UnavailableError, ZooError
 from zoo.layout import Layout, LeftOut, LocalFile, read_layout
 from zoo.manifest import FileEntry, Manifest
 from zoo.problems import MissingBlobsError
@@ -51,10 +51,11 @@ def publish(
     if settings.offline:
         raise UnavailableError(f"can't publish {target} while offline")
     layout = read_layout(Path(folder), target)
-    before = _fingerprints(layout)
-    manifest = _manifest(layout, target, alias, progress)
-    sources = {entry.sha256: file for entry, file in zip(manifest.files, layout.files, strict=True)}
     with RegistryClient(settings) as client:
+        _check_rights(client)
+        before = _fingerprints(layout)
+        manifest = _manifest(layout, target, alias, progress)
+        sources = {entry.sha256: file for entry, file in zip(manifest.files, layout.files, strict=True)}
         missing = client.missing_blobs(sorted(sources))
         uploaded_bytes = _upload(client, manifest, missing, sources, progress)
         _refuse_changes(before, _fingerprints(layout))
@@ -64,6 +65,14 @@ def publish(
             uploaded_bytes += _upload(client, manifest, frozenset(error.digests), sources, progress)
             view, created = client.post_version(manifest, wanted_tags, target.version)
     return _published(view, created, uploaded_bytes, layout)
+
+
+def _check_rights(client: RegistryClient) -> None:
+    """Raises `AccessError` before anything is hashed or uploaded rather than after."""
+    if client.whoami().get("may_write") is False:
+        raise AccessError(
+            f"the registry {client.endpoint} takes no files without a token; run `zoo auth login` or set ZOO_TOKEN"
+        )
 
 
 def _target(stub: str | Stub, tags: Iterable[str]) -> tuple[Stub, list[str]]:

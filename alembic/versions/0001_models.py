@@ -42,8 +42,8 @@ def upgrade() -> None:
         sa.Column("size_bytes", BIG, nullable=False),
         sa.Column("offered_at", TIME, nullable=False),
         sa.PrimaryKeyConstraint("digest", name="pk_blobs"),
-        sa.CheckConstraint(DIGEST, name="ck_blobs_digest"),
-        sa.CheckConstraint("size_bytes >= 0", name="ck_blobs_size"),
+        sa.CheckConstraint(DIGEST, name=op.f("ck_blobs_digest")),
+        sa.CheckConstraint("size_bytes >= 0", name=op.f("ck_blobs_size")),
     )
     op.create_index("ix_blobs_offered_at", "blobs", ["offered_at"])
     _create_versions()
@@ -58,7 +58,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_tokens"),
         sa.UniqueConstraint("name", name="uq_tokens_name"),
         sa.UniqueConstraint("hash", name="uq_tokens_hash"),
-        sa.CheckConstraint("length(hash) = 64", name="ck_tokens_hash"),
+        sa.CheckConstraint("length(hash) = 64", name=op.f("ck_tokens_hash")),
     )
 
 
@@ -84,10 +84,10 @@ def _create_versions() -> None:
         sa.UniqueConstraint("model_id", "number", name="uq_versions_model_id_number"),
         sa.UniqueConstraint("id", "model_id", name="uq_versions_id_model_id"),
         sa.ForeignKeyConstraint(["model_id"], ["models.id"], name="fk_versions_model_id"),
-        sa.CheckConstraint(DIGEST, name="ck_versions_digest"),
-        sa.CheckConstraint("number >= 1", name="ck_versions_number"),
-        sa.CheckConstraint("size_bytes >= 0", name="ck_versions_size"),
-        sa.CheckConstraint("sparsity IS NULL OR (sparsity >= 0 AND sparsity <= 1)", name="ck_versions_sparsity"),
+        sa.CheckConstraint(DIGEST, name=op.f("ck_versions_digest")),
+        sa.CheckConstraint("number >= 1", name=op.f("ck_versions_number")),
+        sa.CheckConstraint("size_bytes >= 0", name=op.f("ck_versions_size")),
+        sa.CheckConstraint("sparsity IS NULL OR (sparsity >= 0 AND sparsity <= 1)", name=op.f("ck_versions_sparsity")),
     )
     for facet in ("domain", "task", "architecture", "dataset"):
         op.create_index(f"ix_versions_{facet}", "versions", [facet])
@@ -101,7 +101,7 @@ def _create_versions() -> None:
         sa.PrimaryKeyConstraint("version_id", "path", name="pk_files"),
         sa.ForeignKeyConstraint(["version_id"], ["versions.id"], name="fk_files_version_id"),
         sa.ForeignKeyConstraint(["digest"], ["blobs.digest"], name="fk_files_digest"),
-        sa.CheckConstraint("size_bytes >= 0", name="ck_files_size"),
+        sa.CheckConstraint("size_bytes >= 0", name=op.f("ck_files_size")),
     )
     op.create_index("ix_files_digest", "files", ["digest"])
     op.create_table(

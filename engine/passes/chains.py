@@ -98,6 +98,8 @@ def _recognise(graph: Graph, node: Node, end: str) -> None:
             return
         pairs.append((before, after))
     if _is_same_matrix(graph, chain.source, end, pairs):
+        for shapes in graph.shapes:
+            shapes[chain.source] = shapes[end]
         graph.substitute(end, chain.source)
     elif len(node.outputs) == 1:
         _pick(graph, node, chain.source, pairs)
@@ -106,7 +108,7 @@ def _recognise(graph: Graph, node: Node, end: str) -> None:
 def _is_same_matrix(graph: Graph, source: str, end: str, pairs: list[tuple[Array, Array]]) -> bool:
     """True where `end` has the numbers of `source` in the same rows, even if rows are counted otherwise."""
     if graph.shapes[0][source] != graph.shapes[0][end] and (
-        graph.is_output(end)
+        graph.is_output(source)
         or rows(graph, source) != rows(graph, end)
         or channels(graph, source) != channels(graph, end)
     ):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import PipelineError
+from engine.errors import EngineError, PipelineError
 from engine.pipelines.backend import Backend
 
 # Padded tokens of one run where no batch size is given: bounds memory whatever the request holds.
@@ -19,6 +18,10 @@ _FIELDS = {
     "attention_mask": "attention_mask",
     "token_type_ids": "type_ids",
 }
+
+
+class StoppedError(EngineError):
+    """The caller asked for the run to stop before it was done."""
 
 
 class TokenRow(Protocol):
@@ -51,16 +54,16 @@ class BatchRunner:
         self._batch_size = self._fixed_batch or batch_size
 
     def run(
-        self, rows: Sequence[TokenRow], outputs: Sequence[str], deadline: float | None = None
+        self, rows: Sequence[TokenRow], outputs: Sequence[str], stop: Callable[[], bool] | None = None
     ) -> list[tuple[NDArray[np.float32], ...]]:
         """Return for each row the named outputs, without the batch axis and perhaps with padding behind.
 
-        Raises TimeoutError before the first batch that would start after `deadline` (time.monotonic).
+        Raises StoppedError instead of starting another batch once `stop()` is true.
         """
         results: list[tuple[NDArray[np.float32], ...]] = [()] * len(rows)
         for batch in self._batches(rows):
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError("the request took longer than it may")
+            if stop is not None and stop():
+                raise StoppedError("stopped before all of it was computed")
             found = self._backend.run(self._padded([rows[index] for index in batch]))
             for place, index in enumerate(batch):
                 results[index] = tuple(found[name][place] for name in outputs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
@@ -137,10 +137,13 @@ class Pipeline(ABC, Generic[RequestT, OptionsT, ResultT]):
             return fields
         return _checked(self.request_type, fields, f"request for {self.task}")
 
-    def run(self, requests: Sequence[RequestT], deadline: float | None = None) -> list[ResultT]:
-        """Answer checked requests together. Raises TimeoutError past `deadline` (time.monotonic), EngineError."""
+    def run(self, requests: Sequence[RequestT], stop: Callable[[], bool] | None = None) -> list[ResultT]:
+        """Answer checked requests together; `stop` is asked before each engine run.
+
+        Raises StoppedError once `stop()` is true, and EngineError.
+        """
         encoded = [self.encode(request) for request in requests]
-        found = iter(self._runner.run([row for rows in encoded for row in rows], self.outputs, deadline))
+        found = iter(self._runner.run([row for rows in encoded for row in rows], self.outputs, stop))
         return [
             self.decode(request, rows, [next(found) for _ in rows])
             for request, rows in zip(requests, encoded, strict=True)

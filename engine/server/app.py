@@ -17,6 +17,8 @@ from engine.server.settings import ServerSettings, SettingsError
 from engine.server.workers import Workers
 
 _MOST_DROPPED_BYTES = 2**24
+# Nobody receives it; web servers write this number in their logs for a client that went away.
+_CLIENT_GONE = 499
 
 
 class Service:
@@ -49,8 +51,14 @@ class Service:
     async def answer(self, endpoint: Endpoint, request: Request) -> Response:
         """Answer one HTTP request. Raises HttpError."""
         body = await self.body(request)
-        found = await endpoint.answer(body, self.workers, self.settings.request_timeout_s)
-        return Response(found, media_type="application/json")
+        answer = asyncio.create_task(endpoint.answer(body, self.workers, self.settings.request_timeout_s))
+        gone = asyncio.create_task(_disconnected(request))
+        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        if not answer.done():
+            answer.cancel()
+            return Response(status_code=_CLIENT_GONE)
+        return Response(answer.result(), media_type="application/json")
 
     async def body(self, request: Request) -> bytes:
         """Read the body. Raises HttpError 413 over the limit, 408 when it comes too slowly."""
@@ -65,6 +73,12 @@ class Service:
         self.workers.close()
         for endpoint in self.endpoints.values():
             endpoint.close()
+
+
+async def _disconnected(request: Request) -> None:
+    """Return when the client is gone; the body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _read(request: Request, limit: int) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -60,8 +59,7 @@ class Endpoint:
         pipeline = self.pipeline()
         document = parse(body)
         requests = self._requests(document if isinstance(document, list) else [document], isinstance(document, list))
-        deadline = time.monotonic() + timeout_s
-        results = await workers.run(lambda: pipeline.run(requests, deadline), timeout_s)
+        results = await workers.run(lambda stop: pipeline.run(requests, stop), timeout_s)
         return to_json(results if isinstance(document, list) else results[0])
 
     def pipeline(self) -> Pipeline[Any, Any, Any]:

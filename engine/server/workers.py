@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -20,21 +21,25 @@ class Workers:
         self._most = count + queue_limit
         self._taken = 0
 
-    async def run(self, work: Callable[[], _T], timeout_s: float) -> _T:
-        """Run `work` in a thread and return what it returns.
+    async def run(self, work: Callable[[Callable[[], bool]], _T], timeout_s: float) -> _T:
+        """Run `work(stop)` in a thread and return what it returns.
 
-        Raises BusyError (503) when the queue is full, HttpError 504 after `timeout_s`. A call that waits when its
-        time is over never starts; one that runs keeps its place until it ends, so it must watch the time too.
+        Raises BusyError (503) when the queue is full, HttpError 504 after `timeout_s`. When the time is over or
+        the caller is cancelled, `stop()` turns true: a call that waits never starts, and one that runs keeps
+        its place until it ends, which it should do soon.
         """
         if self._taken >= self._most:
             raise BusyError(f"{self._taken} requests are being answered or waiting; try again")
         self._taken += 1
-        future = self._threads.submit(work)
+        stop = threading.Event()
+        future = self._threads.submit(work, stop.is_set)
         future.add_done_callback(self._release(asyncio.get_running_loop()))
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), timeout_s)
         except TimeoutError:
             raise HttpError(504, f"no answer within {timeout_s:g} s; ask for less at once") from None
+        finally:
+            stop.set()
 
     def _release(self, loop: asyncio.AbstractEventLoop) -> Callable[[Future[Any]], None]:
         def on_loop() -> None:

@@ -41,24 +41,19 @@ def model_url(name: str, version: int | None = None) -> str:
 
 def show_size(size_bytes: int) -> str:
     """A size in decimal units, three digits: 1.34 GB."""
-    if size_bytes < 1_000:
-        return f"{size_bytes} B"
-    value = float(size_bytes)
-    for unit in ("kB", "MB", "GB", "TB"):
-        value /= 1_000
-        if value < 999.5:
-            break
-    return f"{value:.3g} {unit}"
+    return _scaled(size_bytes, ("B", "kB", "MB", "GB", "TB"))
 
 
 def show_count(count: int) -> str:
     """A count in thousands, millions or billions, three digits: 335 M."""
-    value, unit = float(count), ""
-    for further in ("k", "M", "B"):
-        if value < 999.5:
-            break
-        value, unit = value / 1_000, further
-    return f"{value:.3g} {unit}".rstrip()
+    return _scaled(count, ("", "k", "M", "B")).rstrip()
+
+
+def _scaled(number: float, units: tuple[str, ...]) -> str:
+    place = 0
+    while number >= 999.5 and place + 1 < len(units):
+        number, place = number / 1_000, place + 1
+    return f"{number:.3g} {units[place]}"
 
 
 def show_percent(fraction: float) -> str:

@@ -251,7 +251,7 @@ def test_damaged_files_are_named(folder: Path, tmp_path: Path, name: str, text: 
 def test_a_damaged_model_is_refused(folder: Path, tmp_path: Path, engine_type: str) -> None:
     copied(folder, tmp_path, "tokenizer.json", "config.json")
     (tmp_path / "model.onnx").write_bytes(b"no model at all")
-    with pytest.raises(EngineError, match=r"model.onnx"):
+    with pytest.raises(EngineError, match="ONNX"):
         Pipeline.create("qa", tmp_path, engine_type=engine_type)
 
 

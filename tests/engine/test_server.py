@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 
 from engine.errors import PipelineError
 from engine.server import ServerSettings, SettingsError, create_app, read_config, serve
+from engine.server.errors import BusyError
+from engine.server.workers import Workers
 from tests.engine.tiny_models import ENGINES, question_answering_model, text_classification_model
 
 ENGINE = ENGINES[-1]
@@ -314,7 +316,7 @@ def test_row_103_a_broken_model_leaves_the_others_serving(two: Server) -> None:
     assert get("/v2/health/ready").status_code == 503
     described = get("/v2/models/broken").json()
     assert (described["state"], described["ready"]) == ("failed", False)
-    assert "model.onnx" in described["problem"]
+    assert "ONNX" in described["problem"]
 
 
 def test_several_models_have_no_bare_predict(two: Server) -> None:
@@ -368,6 +370,56 @@ def test_row_104_full_queue_and_deadline(folder: Path, tmp_path: Path) -> None:
             pytest.fail("the abandoned request still holds its place")
 
 
+def test_row_104_a_call_that_nobody_waits_for_is_stopped_and_its_place_freed() -> None:
+    async def scenario() -> None:
+        workers = Workers(count=1, queue_limit=1)
+        begun, ended, started_late = threading.Event(), threading.Event(), threading.Event()
+
+        def work(stop: Callable[[], bool]) -> None:
+            begun.set()
+            while not stop():
+                time.sleep(0.01)
+            ended.set()
+
+        running = asyncio.create_task(workers.run(work, 60))
+        await asyncio.to_thread(begun.wait, 5)
+        waiting = asyncio.create_task(workers.run(lambda _stop: started_late.set(), 60))
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError):
+            await workers.run(work, 60)
+        waiting.cancel()
+        running.cancel()
+        await asyncio.gather(running, waiting, return_exceptions=True)
+        assert await asyncio.to_thread(ended.wait, 5)
+        assert await workers.run(lambda _stop: 7, 5) == 7
+        assert not started_late.is_set()
+        workers.close()
+
+    asyncio.run(scenario())
+
+
+def test_row_104_a_client_that_goes_away_ends_its_request(folder: Path) -> None:
+    app = create_app(ServerSettings.checked({"endpoints": [endpoint(folder, kwargs=SHORT_WINDOWS)]}, "test"))
+    messages = [{"type": "http.request", "body": json.dumps(SLOW).encode()}, {"type": "http.disconnect"}]
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "query_string": b""}
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0.05)
+        return messages.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    async def ask() -> None:
+        await app.state.service.load()
+        await app(scope, receive, send)
+
+    asyncio.run(ask())
+    assert sent[0]["status"] == 499
+    app.state.service.close()
+
+
 def test_row_105_sigterm_under_load_drains(folder: Path, tmp_path: Path) -> None:
     with running(tmp_path, [endpoint(folder, kwargs=SHORT_WINDOWS)], num_workers=1) as server:
         server.wait_until_ready()
@@ -407,11 +459,11 @@ def test_nothing_on_stdout_and_the_address_on_stderr(folder: Path, tmp_path: Pat
         assert any("listening on http://127.0.0.1:" in line for line in server.said)
 
 
-def test_no_model_that_loads_ends_the_server(folder: Path, tmp_path: Path) -> None:
+def test_no_model_that_loads_ends_the_server(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no model")
     (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
-    with running(tmp_path, [endpoint(tmp_path)]) as server:
-        assert server.process.wait(20) == 1
+    assert serve(ServerSettings.checked({"endpoints": [endpoint(tmp_path)], "port": 0}, "test")) == 1
+    assert "can't be served: " in capsys.readouterr().err
 
 
 def test_row_108_it_binds_to_this_machine_and_knows_no_admin_routes(server: Server, folder: Path) -> None:

@@ -7,7 +7,6 @@ starts an answer at `START_WORD` and ends it at `END_WORD`, the classifier finds
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-ENGINES = ["onnxruntime", *(["sparrow"] if find_spec("engine.runtime") else [])]
+ENGINES = ["onnxruntime", "sparrow"]
 START_WORD, END_WORD, POSITIVE_WORD = "paris", "spring", "lovely"
 WORDS = ["where", "who", "sat", "the", "cat", "in", "at", "on", "it", "was", "is", "?", ".", ",", "mat"]
 HIDDEN, HEADS, INNER, POSITIONS = 32, 2, 64, 96

@@ -164,7 +164,7 @@ class Program:
         names = ("storage", "database_url", "host", "require_token", "max_requests", "upload_idle_s", "max_blob_bytes")
         given = {name: getattr(settings, name) for name in names}
         env = {f"ZOO_REGISTRY_{name.upper()}": str(value) for name, value in given.items() if value is not None}
-        self.log = log
+        self.settings, self.log = settings, log
         with log.open("ab") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", SERVE],
@@ -200,7 +200,17 @@ class Program:
 
 @pytest.fixture
 def program(settings: Settings, tmp_path: Path) -> Iterator[Program]:
-    """A registry as a program, on each database."""
+    """A registry as a program of its own, on each database."""
     running = Program(settings, tmp_path / "log")
+    yield running
+    running.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def shared_program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A registry as a program, for several tests of what has nothing to do with the database."""
+    folder = tmp_path_factory.mktemp("program")
+    settings = Settings(storage=folder / "storage", upload_idle_s=1)
+    running = Program(settings, folder / "log")
     yield running
     running.stop(signal.SIGKILL)

@@ -18,6 +18,7 @@ from tests.registry.builders import digest_of, small
 from tests.registry.conftest import Site, open_site
 
 PUT = ("PUT", f"/api/v1/blobs/{digest_of(b'x')}")
+ANY = "0.0.0.0"  # noqa: S104  # a setting, not a bind
 WRITES = [PUT, ("POST", "/api/v1/versions"), ("PUT", "/api/v1/tags")]
 
 
@@ -106,7 +107,7 @@ def test_row_35_only_the_hash_is_stored(site: Site) -> None:
 
 
 def test_row_36_scopes_are_names_only_and_every_model_is_public(site: Site, client: TestClient) -> None:
-    """There are no private models and no owners of scopes yet: what is not there can't leak, and reads need no token."""
+    """No private models and no owners of scopes exist yet: what isn't there can't leak, and reads need no token."""
     small("zoo:@acme/tiny").publish(client)
     site.token()
     assert client.get("/api/v1/resolve", params={"stub": "zoo:@acme/tiny"}).status_code == 200
@@ -115,10 +116,10 @@ def test_row_36_scopes_are_names_only_and_every_model_is_public(site: Site, clie
 
 
 def test_a_registry_that_others_can_reach_needs_a_token_from_the_start(tmp_path: Path) -> None:
-    with open_site(Settings(storage=tmp_path, host="0.0.0.0")) as site:
+    with open_site(Settings(storage=tmp_path, host=ANY)) as site:
         assert put(site.client, {}).status_code == 401
         assert put(site.client, bearer(site.token())).status_code == 201
-    with open_site(Settings(storage=tmp_path / "b", host="0.0.0.0", require_token=False)) as site:
+    with open_site(Settings(storage=tmp_path / "b", host=ANY, require_token=False)) as site:
         assert put(site.client, {}).status_code == 201
     with open_site(Settings(storage=tmp_path / "c", require_token=True)) as site:
         assert put(site.client, {}).status_code == 401

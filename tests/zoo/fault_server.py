@@ -23,6 +23,11 @@ from urllib.parse import urlsplit
 BLOB_PATH = re.compile(r".*/blobs/(sha256:[0-9a-f]{64})\Z")
 
 
+def noise(seed: object, count: int) -> bytes:
+    """Bytes that don't compress, the same for the same seed."""
+    return hashlib.shake_128(str(seed).encode()).digest(count)
+
+
 @dataclass
 class Exchange:
     """One request and the connection that waits for its answer."""

@@ -16,11 +16,13 @@ from registry.settings import Settings
 
 
 @contextmanager
-def serving(storage: Path) -> Iterator[str]:
+def serving(storage: Path, **given: object) -> Iterator[str]:
     """Serves an own registry from the folder while the block runs; gives its address."""
-    settings = Settings.load(storage=storage, port=0)
+    settings = Settings.load(storage=storage, port=0, **given)
     listener = listen(settings)
-    config = uvicorn.Config(create_app(settings), log_config=None, access_log=False, lifespan="on")
+    config = uvicorn.Config(
+        create_app(settings), log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -14,7 +14,7 @@ import pytest
 
 from zoo.cache import Cache, index_path, safe_name
 from zoo.errors import CacheError
-from zoo.manifest import Manifest
+from zoo.manifest import Manifest, Role
 from zoo.progress import ZooWarning
 from zoo.stub import Stub
 from zoo.version import VersionView
@@ -52,7 +52,7 @@ def test_layout_is_marked_for_backups_and_for_later_releases(cache: Cache) -> No
 
 def test_row_25_root_that_everybody_may_write_to_is_refused(cache: Cache) -> None:
     cache.root.chmod(0o1777)
-    with pytest.raises(CacheError, match="everybody may write.*chmod o-w"):
+    with pytest.raises(CacheError, match=r"everybody may write.*chmod o-w"):
         Cache.open(cache.root)
 
 
@@ -90,7 +90,7 @@ def test_row_22_another_disk_under_the_cache_is_named(cache: Cache, monkeypatch:
 def test_row_23_no_space_gives_figures_and_leaves_earlier_versions(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = cache.place(MANIFEST, MANIFEST.files[:1])
+    folder = cache.place(MANIFEST, MANIFEST.with_role(Role.TRAINING))
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -99,7 +99,7 @@ def test_row_23_no_space_gives_figures_and_leaves_earlier_versions(
         patch.setattr(fcntl, "ioctl", refuse)
         patch.setattr(shutil, "copyfileobj", refuse)
         with pytest.raises(CacheError, match=r"no space to write .*deployment/model.onnx: [\d,]+ bytes are free"):
-            cache.place(MANIFEST, MANIFEST.files[1:])
+            cache.place(MANIFEST, MANIFEST.with_role(Role.DEPLOYMENT))
     assert not (folder / "deployment/model.onnx").exists()
     assert (folder / "training/model.safetensors").read_bytes() == DATA
     assert list((cache.root / "partial").iterdir()) == []
@@ -111,7 +111,7 @@ def test_a_file_is_in_place_only_if_the_index_says_so(cache: Cache) -> None:
     assert cache.not_in_place(MANIFEST, MANIFEST.files) == list(MANIFEST.files)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"training/model.safetensors": 5}', "[" * 100_000, "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"deployment/model.onnx": 5}', "[" * 100_000, "\xff"])
 def test_a_damaged_index_means_that_nothing_is_in_place(cache: Cache, text: str) -> None:
     folder = cache.place(MANIFEST, MANIFEST.files[:1])
     index_path(folder).write_text(text, "latin-1")
@@ -168,5 +168,5 @@ def test_a_folder_in_the_place_of_a_file_is_named(cache: Cache) -> None:
 
 def test_a_file_in_the_place_of_the_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")
-    with pytest.raises(CacheError, match="can't open .*cache"):
+    with pytest.raises(CacheError, match=r"can't open .*cache"):
         Cache.open(tmp_path / "cache")

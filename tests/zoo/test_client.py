@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import random
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -18,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.zoo import fault_server as faulty
-from tests.zoo.fault_server import FaultServer
+from tests.zoo.fault_server import FaultServer, noise
 from zoo.cache import Cache
 from zoo.client import RegistryClient
 from zoo.download import fetch_blob
@@ -35,13 +38,13 @@ from zoo.manifest import FileEntry, Role
 from zoo.partial import Partial
 from zoo.progress import ZooWarning
 from zoo.retry import TransientError, parse_retry_after, repeat, wait_before
-from zoo.settings import Patience, Settings
+from zoo.settings import Patience, Settings, SettingsError
 from zoo.stub import Stub
 
 QUICK = Patience(
     connect_s=1, read_s=1, request_s=1, total_s=2, attempts=4, first_wait_s=0.01, longest_wait_s=0.05, slow_window_s=0.4
 )
-BLOB = random.Random(7).randbytes(200_001)
+BLOB = noise(7, 200_001)
 DIGEST = f"sha256:{hashlib.sha256(BLOB).hexdigest()}"
 ENTRY = FileEntry(path="training/model.safetensors", sha256=DIGEST, size_bytes=len(BLOB), role=Role.TRAINING)
 
@@ -490,9 +493,65 @@ def test_row_30_lasting_refusal_ends(server: FaultServer, settings: Settings, ca
 def test_row_30_nobody_listens_and_no_such_host(settings: Settings, cache: Cache) -> None:
     for endpoint in ("http://127.0.0.1:9", "http://no-such-host.invalid"):
         began = time.monotonic()
-        with pytest.raises(UnavailableError, match="can't be reached.*zoo registry serve"):
+        with pytest.raises(UnavailableError, match=r"can't be reached.*zoo registry serve"):
             fetch(replace(settings, endpoint=endpoint), cache)
         assert time.monotonic() - began < 10
+
+
+def test_row_30_expired_certificate_is_named_and_not_repeated(
+    settings: Settings, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, request, certificate = (str(tmp_path / name) for name in ("key.pem", "request.pem", "certificate.pem"))
+    new = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost"]
+    subprocess.run(["openssl", *new, "-keyout", key, "-out", request], check=True, capture_output=True)
+    sign = ["x509", "-req", "-in", request, "-signkey", key, "-days", "-1", "-out", certificate]
+    subprocess.run(["openssl", *sign], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    monkeypatch.setenv("SSL_CERT_FILE", certificate)
+    attempts = 0
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            nonlocal attempts
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    attempts += 1
+                    with suppress(OSError), context.wrap_socket(connection, server_side=True):
+                        pass
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(UnavailableError, match=r"certificate of .* isn't trusted: .*SSL_CERT_FILE"):
+            fetch(replace(settings, endpoint=f"https://localhost:{listener.getsockname()[1]}"), cache)
+    assert attempts == 1
+
+
+def test_row_22_wrong_certificate_file_or_proxy_is_named(
+    settings: Settings, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in (("SSL_CERT_FILE", str(tmp_path / "absent")), ("HTTPS_PROXY", "nonsense://x")):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, value)
+            with pytest.raises(SettingsError, match=variable):
+                fetch(settings, cache)
+
+
+def test_loopback_needs_no_proxy(
+    server: FaultServer, settings: Settings, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    fetch(settings, cache)
+    assert_whole(cache)
+
+
+def test_row_35_token_over_plain_http_to_another_machine_is_warned_of(settings: Settings) -> None:
+    with (
+        pytest.warns(ZooWarning, match="unencrypted"),
+        RegistryClient(replace(settings, endpoint="http://example.invalid", token="secret")),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("headers_too", [True, False])
@@ -501,7 +560,7 @@ def test_row_30_one_byte_at_a_time_ends(
 ) -> None:
     server.always = faulty.trickled(0.05, headers_too=headers_too)
     began = time.monotonic()
-    with pytest.raises(UnavailableError, match="bytes a second|took longer"):
+    with pytest.raises(UnavailableError, match=r"bytes a second|took longer"):
         fetch(replace(settings, patience=replace(QUICK, attempts=2)), cache)
     assert time.monotonic() - began < 8
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import time
 from typing import Any
 
@@ -36,10 +35,9 @@ FIELDS = st.sampled_from(
 def test_arbitrary_documents_raise_only_manifest_error(data: dict[str, Any]) -> None:
     try:
         manifest = Manifest.parse(data)
-    except ManifestError as error:
-        assert "wrong at" in str(error)
-    else:
-        assert Manifest.parse(manifest.to_json()) == manifest
+    except ManifestError:
+        return
+    assert Manifest.parse(manifest.to_json()) == manifest
 
 
 @given(FIELDS, JSON)
@@ -92,7 +90,7 @@ def test_row_31_unsafe_paths_are_refused(path: str) -> None:
 
 @pytest.mark.parametrize("paths", [("a", "a"), ("a/b", "A/B"), ("a", "a/b"), ("A/b/c", "a/B")])
 def test_row_31_duplicates_and_collisions_are_refused(paths: tuple[str, ...]) -> None:
-    with pytest.raises(ManifestError, match="twice|both a file and a folder"):
+    with pytest.raises(ManifestError, match=r"twice|both a file and a folder"):
         Manifest.parse(document(*paths))
 
 
@@ -153,17 +151,15 @@ def test_wrong_fields_are_named(field: str, value: object) -> None:
 
 
 def test_duplicate_keys_of_json_cannot_smuggle_a_second_digest() -> None:
-    text = '{"name":"zoo:a","name":"zoo:b","files":[{"path":"a","sha256":"%s","size_bytes":1,"role":"card"}]}' % DIGEST
+    text = json.dumps(document()).replace('"name": "zoo:a"', '"name": "zoo:a", "name": "zoo:b"')
     manifest = Manifest.parse(text)
     assert Manifest.parse(manifest.to_json()) == manifest
 
 
 def test_digest_depends_on_content_and_not_on_order() -> None:
-    data = document("a", "b", "c")
-    first = Manifest.parse(data)
-    random.Random(1).shuffle(data["files"])
-    assert Manifest.parse(data).digest() == first.digest()
-    assert Manifest.parse(document("a", "b")).digest() != first.digest()
+    assert Manifest.parse(document("a", "b", "c")) == Manifest.parse(document("c", "a", "b"))
+    assert Manifest.parse(document("a", "b", "c")).digest() == Manifest.parse(document("c", "a", "b")).digest()
+    assert Manifest.parse(document("a", "b")).digest() != Manifest.parse(document("a", "c")).digest()
 
 
 def test_roles_and_sizes() -> None:

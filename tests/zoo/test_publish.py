@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import random
 import subprocess
 import sys
 import time
@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 
 import zoo
+from registry.admin import create_token
+from registry.settings import Settings as RegistrySettings
 from tests.zoo import fault_server as faulty
-from tests.zoo.fault_server import FaultServer
+from tests.zoo.fault_server import FaultServer, noise
 from tests.zoo.live_registry import serving
 from zoo.errors import (
+    AccessError,
     ConflictError,
     IntegrityError,
     ManifestError,
@@ -72,8 +75,8 @@ def model(tmp_path: Path) -> Path:
     return build(
         tmp_path / "model",
         training__config_json="{}",
-        training__model_safetensors=random.Random(3).randbytes(100_000),
-        deployment__model_onnx=random.Random(4).randbytes(50_000),
+        training__model_safetensors=noise(3, 100_000),
+        deployment__model_onnx=noise(4, 50_000),
         recipe_md="recipe",
     )
 
@@ -92,9 +95,9 @@ def test_publishes_once_and_uploads_only_what_changed(settings: Settings, model:
 
 def test_progress_tells_hashing_and_upload(settings: Settings, tmp_path: Path, name: str) -> None:
     events: list[ProgressEvent] = []
-    folder = build(tmp_path / "m", deployment__model_onnx=random.Random(name).randbytes(3_000_000))
+    folder = build(tmp_path / "m", deployment__model_onnx=noise(name, 3_000_000))
     zoo.publish(folder, name, settings=settings, progress=events.append)
-    assert [event.action for event in events if event.done_bytes == event.total_bytes][0] == "hash"
+    assert next(event.action for event in events if event.done_bytes == event.total_bytes) == "hash"
     uploads = [event.done_bytes for event in events if event.action == "upload"]
     assert uploads == sorted(uploads)
     assert len(set(uploads)) > 2
@@ -146,13 +149,13 @@ def test_offline_and_wrong_tags_publish_nothing(settings: Settings, model: Path,
 
 
 def test_file_that_changes_while_it_is_uploaded(settings: Settings, proxy: FaultServer, model: Path, name: str) -> None:
-    (model / "training/model.safetensors").write_bytes(random.Random(9).randbytes(3_000_000))
+    (model / "training/model.safetensors").write_bytes(noise(9, 3_000_000))
 
     def change(exchange: faulty.Exchange) -> None:
-        (model / "training/model.safetensors").write_bytes(random.Random(8).randbytes(3_000_000))
+        (model / "training/model.safetensors").write_bytes(noise(8, 3_000_000))
         faulty.well(exchange)
 
-    proxy.faults = [change]
+    proxy.faults = [faulty.well, change]
     with pytest.raises(IntegrityError, match=r"model\.safetensors changed while .*publish again"):
         zoo.publish(model, name, settings=replace(settings, endpoint=proxy.url))
     with pytest.raises(NotFoundError):
@@ -172,7 +175,7 @@ def test_file_that_changes_before_the_version(
         data = victim.read_bytes()
         victim.unlink() if change == "vanishes" else victim.write_bytes(data + b"x" if change == "grows" else data[:-1])
 
-    proxy.faults = [meddle]
+    proxy.faults = [faulty.well, meddle]
     with pytest.raises(IntegrityError, match="publish again"):
         zoo.publish(model, name, settings=replace(settings, endpoint=proxy.url))
     assert zoo.resolve(name, settings=settings).version == 1
@@ -184,7 +187,7 @@ def test_file_that_changes_before_the_version(
 def test_upload_is_repeated(
     settings: Settings, proxy: FaultServer, model: Path, name: str, fault: faulty.Fault
 ) -> None:
-    proxy.faults = [faulty.well, fault, fault]
+    proxy.faults = [faulty.well, faulty.well, fault, fault]
     assert zoo.publish(model, name, settings=replace(settings, endpoint=proxy.url)).created
 
 
@@ -195,9 +198,20 @@ def test_lost_answer_of_the_version_is_asked_again(
         exchange.good()
 
     zoo.publish(model, f"{name}-other", settings=settings)
-    proxy.faults = [faulty.well, lose]
+    proxy.faults = [faulty.well, faulty.well, lose]
     published = zoo.publish(model, name, settings=replace(settings, endpoint=proxy.url))
     assert (published.version, len(zoo.resolve(name, settings=settings).manifest.files)) == (1, 4)
+
+
+def test_row_35_token_is_checked_before_anything_is_uploaded(model: Path, tmp_path: Path, name: str) -> None:
+    with serving(tmp_path / "storage", require_token=True) as url, FaultServer(upstream=url).running() as proxy:
+        settings = Settings(home=tmp_path, cache=tmp_path / "cache", endpoint=proxy.url, patience=QUICK)
+        for token in (None, "zoo_nonsense"):
+            with pytest.raises(AccessError, match="zoo auth login"):
+                zoo.publish(model, name, settings=replace(settings, token=token))
+        assert {exchange.path for exchange in proxy.requests} == {"/api/v1/whoami"}
+        token = create_token(RegistrySettings.load(storage=tmp_path / "storage"), "tester")
+        assert zoo.publish(model, name, settings=replace(settings, token=token)).created
 
 
 KILLED = """
@@ -215,8 +229,8 @@ def test_row_18_publisher_killed_at_any_request(
     """Each round kills the publisher while its n-th request is served; the version is there whole, or not at all."""
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(model), name, proxy.url]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    for fatal in range(3):
-        (model / "training/model.safetensors").write_bytes(random.Random(f"{name}{fatal}").randbytes(400_000))
+    for fatal in range(4):
+        (model / "training/model.safetensors").write_bytes(noise(f"{name}{fatal}", 400_000))
         process = subprocess.Popen(command, env=environment)
 
         def kill(exchange: faulty.Exchange, process: subprocess.Popen[bytes] = process) -> None:
@@ -292,6 +306,45 @@ def test_layout_roles_and_reasons(tmp_path: Path) -> None:
     }
 
 
+def test_layout_of_a_trained_and_exported_folder(tmp_path: Path) -> None:
+    report = {
+        "metrics": {"eval_f1": 90.5, "note": "x"},
+        "sparsity": {
+            "a": {"sparsity": 0.5, "elements": 100, "mask_type": "block4"},
+            "b": {"sparsity": 0.9, "elements": 300, "mask_type": "block4"},
+        },
+        "quantization": {"linear": {"quantized": 3, "all": 4}},
+    }
+    folder = build(tmp_path, config_json="{}", model_safetensors=b"1", recipe_yaml="r", deployment__model_onnx=b"1")
+    (folder / "report.json").write_text(json.dumps(report))
+    (folder / "deployment/sample-inputs").mkdir()
+    (folder / "deployment/sample-inputs/inp-0000.npz").write_bytes(b"1")
+    assert layout(folder)[0] == {
+        "deployment/model.onnx": "deployment",
+        "deployment/sample-inputs/inp-0000.npz": "sample-inputs",
+        "recipe.yaml": "recipe",
+        "report.json": "metrics",
+        "training/config.json": "training",
+        "training/model.safetensors": "training",
+        "training/recipe.yaml": "training",
+    }
+    metadata = read_layout(folder, Stub.parse("zoo:a")).metadata
+    assert metadata.model_dump(exclude_none=True) == {
+        "sparsity": 0.8,
+        "pattern": "block4",
+        "quantized": True,
+        "metrics": {"eval_f1": 90.5},
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "5", '{"sparsity": {"a": 5, "b": {"sparsity": "x"}}, "metrics": [], "quantization": {"linear": 1}}']
+)
+def test_report_of_another_shape_tells_nothing(tmp_path: Path, text: str) -> None:
+    found = read_layout(build(tmp_path, report_json=text), Stub.parse("zoo:a")).metadata
+    assert found.model_dump(exclude_none=True) == {"metrics": {}}
+
+
 def test_layout_of_a_flat_folder(tmp_path: Path) -> None:
     names = ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt", "model.onnx", "model.onnx.data", "x.py"]
     for name in names:
@@ -351,11 +404,11 @@ def test_layout_refuses_names_that_no_manifest_may_hold(tmp_path: Path) -> None:
     ("card", "message"),
     [
         ("---\na: [\n---\n", "no YAML"),
-        ("---\nlicense: a\nlicense: b\n---\n", "no YAML"),
+        ("---\nlicense: a\nlicense: b\n---\n", "twice|duplicate|already"),
         ("---\nsparsity: 80\n---\n", "wrong at sparsity"),
         ("---\nlicense: {a: b}\n---\n", "wrong at license"),
-        ("---\n" + "[" * 5000 + "\n---\n", "no YAML"),
-        ("---\nx: !!python/object:os.system {}\n---\n", "no YAML"),
+        ("---\n" + "[" * 5000 + "\n---\n", "can't be read"),
+        ("---\nx: !!python/object:os.system {}\n---\n", "can't be read"),
         (b"---\n\xff\n---\n", "no UTF-8"),
         (b"a" * (2 << 20), "larger than"),
     ],

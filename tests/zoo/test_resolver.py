@@ -17,7 +17,7 @@ import zoo
 from tests.zoo import fault_server as faulty
 from tests.zoo.fault_server import FaultServer
 from tests.zoo.live_registry import serving
-from zoo import upkeep
+from zoo import housekeeping
 from zoo.errors import IntegrityError, NotFoundError, StubError, UnavailableError
 from zoo.manifest import Role
 from zoo.progress import ProgressEvent, ZooWarning
@@ -123,7 +123,7 @@ def test_recipe_rule(settings: Settings, stub: str, name: str) -> None:
 @pytest.mark.usefixtures("published")
 def test_recipe_that_nobody_or_several_could_be_meant_is_an_error(settings: Settings) -> None:
     with pytest.raises(
-        NotFoundError, match="2 recipes could be meant; there are recipe_transfer.md, recipe_transfer_l"
+        NotFoundError, match=r"2 recipes could be meant; there are recipe_transfer\.md, recipe_transfer_l"
     ):
         zoo.pull(f"{SHORT}?recipe=trans", "recipe", settings=settings)
     with pytest.raises(NotFoundError, match=r"no recipe's name starts with recipe_x; there are recipe\.md"):
@@ -178,17 +178,18 @@ def test_row_24_truncated_file_is_found_at_use_and_healed(settings: Settings) ->
 @pytest.mark.usefixtures("published")
 def test_row_24_flipped_blob_and_file_are_found_by_verify_and_healed(settings: Settings) -> None:
     folder = zoo.pull(LONG, "deployment", settings=settings)
-    assert upkeep.verify(settings=settings) == []
+    assert housekeeping.verify(settings=settings).damage == ()
     path = folder / "model.onnx"
     whole, times = path.read_bytes(), path.stat()
     blob = next(p for p in (settings.cache / "blobs").rglob("*") if p.is_file() and p.read_bytes() == whole)
     for victim in (path, blob):
         flip(victim)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    found = upkeep.verify(settings=settings)
-    assert {(damage.path, damage.healed) for damage in found} == {(path, True), (blob, True)}
+    found = housekeeping.verify(settings=settings)
+    assert found.is_sound
+    assert {(damage.path, damage.healed) for damage in found.damage} == {(path, True), (blob, True)}
     assert path.read_bytes() == blob.read_bytes() == whole
-    assert upkeep.verify(settings=settings) == []
+    assert housekeeping.verify(settings=settings).damage == ()
 
 
 @pytest.mark.usefixtures("published")
@@ -198,9 +199,10 @@ def test_row_24_damage_that_cannot_be_healed_is_never_used(settings: Settings, o
         if path.is_file():
             flip(path)
     with pytest.warns(ZooWarning, match="can't be healed"):
-        found = upkeep.verify(settings=offline)
-    assert found
-    assert not any(damage.healed for damage in found)
+        found = housekeeping.verify(settings=offline)
+    assert found.damage
+    assert not any(damage.healed for damage in found.damage)
+    assert not found.is_sound
     with pytest.warns(ZooWarning), pytest.raises(UnavailableError, match=r"lacks .*model\.onnx \(6,000 bytes\)"):
         zoo.pull(LONG, "deployment", settings=offline)
 
@@ -280,7 +282,7 @@ def test_a_registry_that_answers_with_another_manifest_is_caught(settings: Setti
         exchange.answer(status, headers, body.replace(b'"size_bytes":5000', b'"size_bytes":5001'))
 
     proxy.always = forged
-    with pytest.raises(IntegrityError, match="has the digest sha256:.*expected sha256:"):
+    with pytest.raises(IntegrityError, match=r"has the digest sha256:.*expected sha256:"):
         zoo.pull(LONG, settings=settings)
 
 
@@ -303,14 +305,14 @@ def test_row_21_external_data_loads_from_the_cache(settings: Settings, registry:
 @pytest.mark.usefixtures("published")
 def test_cache_is_listed_and_emptied(settings: Settings) -> None:
     folder = zoo.pull(f"{SHORT}@prod", "deployment", settings=settings)
-    (item,) = upkeep.ls(settings=settings)
+    (item,) = housekeeping.ls(settings=settings)
     assert (item.name, item.alias, item.roles, item.path) == (LONG, SHORT, ("deployment",), folder.parent)
     assert {"latest", "prod", "v1"} <= set(item.pins)
     assert item.size_bytes == 6002
     with pytest.raises(NotFoundError, match="isn't in the cache"):
-        upkeep.rm("zoo:nobody", settings=settings)
-    assert upkeep.rm(SHORT, settings=settings) == 2 * 6002
-    assert upkeep.ls(settings=settings) == []
+        housekeeping.rm("zoo:nobody", settings=settings)
+    assert housekeeping.rm(SHORT, settings=settings).freed_bytes == 2 * 6002
+    assert housekeeping.ls(settings=settings) == []
     assert not folder.exists()
     assert not any(path.is_file() for path in (settings.cache / "blobs").rglob("*"))
 
@@ -322,9 +324,9 @@ def test_rm_keeps_blobs_that_another_version_needs(settings: Settings, registry:
     zoo.publish(model, "zoo:shared", settings=settings)
     zoo.pull("zoo:shared@v1", settings=settings)
     second = zoo.pull("zoo:shared@v2", settings=settings)
-    upkeep.rm("zoo:shared@v1", settings=settings)
-    assert [item.path for item in upkeep.ls(settings=settings)] == [second]
-    assert upkeep.verify(settings=settings) == []
+    housekeeping.rm("zoo:shared@v1", settings=settings)
+    assert [item.path for item in housekeeping.ls(settings=settings)] == [second]
+    assert housekeeping.verify(settings=settings).damage == ()
     assert content(second) == content(model)
 
 
@@ -332,14 +334,14 @@ def test_rm_keeps_blobs_that_another_version_needs(settings: Settings, registry:
 def test_prune_leaves_what_is_used_and_what_was_last_used(settings: Settings) -> None:
     folder = zoo.pull(LONG, settings=settings)
     index = folder.with_name(folder.name + ".json")
-    assert upkeep.prune(max_age_s=0, settings=settings) == 0
+    assert housekeeping.prune(max_age_s=0, settings=settings).freed_bytes == 0
     os.utime(index, (2**33, 2**33))
-    assert upkeep.prune(max_age_s=0, settings=settings) == 0
+    assert housekeeping.prune(max_age_s=0, settings=settings).freed_bytes == 0
     os.utime(index, (1000, 1000))
-    assert upkeep.prune(settings=settings) == 0
-    assert upkeep.prune(max_age_s=0, keep=1, settings=settings) == 0
+    assert housekeeping.prune(settings=settings).freed_bytes == 0
+    assert housekeeping.prune(max_age_s=0, keep=1, settings=settings).freed_bytes == 0
     assert folder.exists()
-    assert upkeep.prune(max_age_s=86_400, settings=settings) > 11_000
+    assert housekeeping.prune(max_age_s=86_400, settings=settings).freed_bytes > 11_000
     assert not folder.exists()
     assert content(zoo.pull(LONG, settings=settings))
 

@@ -141,9 +141,9 @@ def test_public_names_are_exactly_these() -> None:
 
 LIGHT = """
 import sys, time
-began = time.perf_counter()
+began = time.process_time()
 import zoo
-took = time.perf_counter() - began
+took = time.process_time() - began
 heavy = {"torch", "httpx", "transformers", "pydantic", "onnx", "numpy", "socket"} & set(sys.modules)
 assert not heavy, heavy
 assert took < 0.1, took

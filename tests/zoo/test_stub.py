@@ -41,10 +41,10 @@ def test_arbitrary_text_raises_only_stub_error(text: str) -> None:
     try:
         stub = Stub.parse(text)
     except StubError as error:
-        assert 1 <= error.column <= len(text) + 1
-        str(error).encode()
+        in_text = 1 <= error.column <= len(text) + 1 and str(error).isprintable()
     else:
-        assert Stub.parse(str(stub)) == stub
+        in_text = Stub.parse(str(stub)) == stub
+    assert in_text
 
 
 @pytest.mark.parametrize("text", ["", "zoo:", " ", "zoo: a", "zoo:a\n", "\nzoo:a", "zoo:a\0", "zoo:\ud800", "zoo:a b"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,11 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from zoo.errors import TrainingError
 
-_RENAMED = {"evaluation_strategy": "eval_strategy", "no_cuda": "use_cpu", "per_gpu_train_batch_size": "per_device_train_batch_size"}
+_RENAMED = {
+    "evaluation_strategy": "eval_strategy",
+    "no_cuda": "use_cpu",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+}
 
 
 def _flag(default: Any, text: str) -> Any:
@@ -69,11 +72,11 @@ class RunArguments(TrainingArguments):
     """transformers' own flags."""
 
     overwrite_output_dir: bool = _flag(False, "train into a folder that isn't empty")
-    best_model_after_epoch: float | None = _flag(None, "with --load_best_model_at_end: ignore earlier models")
+    best_model_after_epoch: float | None = _flag(None, "refused: the last model is the one that meets the recipe")
 
     def __post_init__(self) -> None:
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # or bf16 would be refused
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]  # transformers is not annotated there
 
 
 Arguments = tuple[ModelArguments, DataArguments, RunArguments]
@@ -85,7 +88,8 @@ def parse(argv: Sequence[str]) -> Arguments:
     Raises SystemExit(2) after printing the usage where argparse refuses a flag, and TrainingError where flags
     contradict each other.
     """
-    parser = HfArgumentParser((ModelArguments, DataArguments, RunArguments), prog="zoo train question-answering")
+    kinds: Any = (ModelArguments, DataArguments, RunArguments)
+    parser = HfArgumentParser(kinds, prog="zoo train question-answering")
     try:
         if len(argv) == 1 and argv[0].endswith(".json"):
             parsed = parser.parse_json_file(argv[0])
@@ -111,6 +115,10 @@ def _check(model: ModelArguments, data: DataArguments, run: RunArguments) -> Non
     for name in ("config_name", "model_revision"):
         if getattr(model, name) not in (None, "main"):
             raise TrainingError(f"--{name} is not supported: a model has its own config, a stub is pinned by @v3")
+    if run.best_model_after_epoch is not None:
+        raise TrainingError(
+            "--best_model_after_epoch is not supported: the last model is the one that meets the recipe"
+        )
     if not (run.do_train or run.do_eval or run.do_predict or model.one_shot):
         raise TrainingError("nothing to do: give --do_train, --do_eval, --do_predict or --one_shot")
     if run.do_predict:
@@ -119,7 +127,10 @@ def _check(model: ModelArguments, data: DataArguments, run: RunArguments) -> Non
         raise TrainingError("--output_dir is missing: the folder that the trained model is written to")
     if model.one_shot and run.do_train:
         raise TrainingError("--one_shot and --do_train exclude each other")
-    for flag, wanted, file in (("--do_train", run.do_train, data.train_file), ("--do_eval", run.do_eval, data.validation_file)):
+    for flag, wanted, file in (
+        ("--do_train", run.do_train, data.train_file),
+        ("--do_eval", run.do_eval, data.validation_file),
+    ):
         if wanted and data.dataset_name is None and file is None:
             name = "--train_file" if flag == "--do_train" else "--validation_file"
             raise TrainingError(f"{flag} needs {name} or --dataset_name")
@@ -135,5 +146,5 @@ def check_output(run: RunArguments) -> None:
         return
     if not folder.is_dir():
         raise TrainingError(f"{folder} is a file; --output_dir must be a folder")
-    if os.listdir(folder):
+    if any(folder.iterdir()):
         raise TrainingError(f"{folder} is not empty; choose another folder or give --overwrite_output_dir")

@@ -11,10 +11,11 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from zoo.train.dropout import ByteDropout
 from zoo.train.fake_quantize import dequantize
-from zoo.train.quantization import ATTENTION, QuantizedEmbedding, QuantizedLinear, WeightQuantizer
+from zoo.train.quantization import ATTENTION, QuantizedEmbedding, WeightQuantizer
 
 
 class _Linear(nn.Module):
@@ -33,15 +34,15 @@ class _Linear(nn.Module):
             self.register_buffer("zero_point", torch.zeros_like(quantizer.scale, dtype=torch.int8))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = cast(Tensor, self.weight)
+        weight = cast("Tensor", self.weight)
         if self.input_quantizer is not None:
             x = self.input_quantizer(x)
         if weight.dtype == torch.int8:
             weight = dequantize(weight, self.scale, self.zero_point, 1)
         x = torch.matmul(x, weight)
         if self.bias is not None:
-            x = x + cast(Tensor, self.bias)
-        return x if self.output_quantizer is None else cast(Tensor, self.output_quantizer(x))
+            x = x + cast("Tensor", self.bias)
+        return x if self.output_quantizer is None else cast("Tensor", self.output_quantizer(x))
 
 
 class _Embedding(nn.Module):
@@ -54,8 +55,8 @@ class _Embedding(nn.Module):
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int8))
 
     def forward(self, ids: Tensor) -> Tensor:
-        rows = torch.embedding(cast(Tensor, self.weight), ids)
-        return cast(Tensor, dequantize(rows, self.scale, self.zero_point, 0))
+        rows = torch.embedding(cast("Tensor", self.weight), ids)
+        return cast("Tensor", dequantize(rows, self.scale, self.zero_point, 0))
 
 
 def integers(weight: Tensor, quantizer: WeightQuantizer) -> Tensor:
@@ -75,6 +76,6 @@ def deployable(model: nn.Module) -> nn.Module:
                 setattr(parent, name, _Embedding(child))
             elif isinstance(child, nn.Dropout | ByteDropout):
                 setattr(parent, name, nn.Identity())
-    if hasattr(copied, "set_attn_implementation"):
+    if isinstance(copied, PreTrainedModel):
         copied.set_attn_implementation(ATTENTION)
     return copied

@@ -17,6 +17,7 @@ from torch.nn import functional
 from zoo.errors import TrainingError
 
 Outputs = Mapping[str, Tensor]
+_NOT_FOR_TEACHERS = ("labels", "_positions", "feature_index")
 _NEVER = -1e9  # as a logit; exp of it is 0 in float32 at every temperature below 1e6
 
 
@@ -38,7 +39,9 @@ def distillation_loss(
     losses = []
     for key in keys:
         if key not in student or key not in teacher:
-            raise TrainingError(f"distill_output_keys names {key!r}; student and teacher share {_shared(student, teacher)}")
+            raise TrainingError(
+                f"distill_output_keys names {key!r}; student and teacher share {_shared(student, teacher)}"
+            )
         if student[key].shape != teacher[key].shape:
             shapes = f"{tuple(student[key].shape)} and {tuple(teacher[key].shape)}"
             raise TrainingError(f"student and teacher give {key!r} in different shapes: {shapes}")
@@ -76,7 +79,7 @@ class ModelTeacher:
 
     def __call__(self, inputs: Mapping[str, Any]) -> Outputs:
         """Run the model on the inputs, labels left out."""
-        arguments = {k: v for k, v in inputs.items() if not k.endswith(("labels", "_positions"))}
+        arguments = {k: v for k, v in inputs.items() if not k.endswith(_NOT_FOR_TEACHERS)}
         with torch.no_grad():
             return float_outputs(self.model(**arguments))
 

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_ONNX_UINT8, _ONNX_INT8 = 2, 3  # onnx.TensorProto.DataType
+
 
 @torch.library.custom_op("sparrow::fake_quantize", mutates_args=())
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
@@ -37,24 +39,31 @@ def _(x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tens
     return torch.empty_like(x)
 
 
+@torch.library.custom_op("sparrow::straight_through", mutates_args=())
+def straight_through(grad: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:
+    """Return `grad` where x rounds to the grid without clipping, else 0. The gradient of `fake_quantize`."""
+    least, most = (low - 0.5 - zero_point) * scale, (high + 0.5 - zero_point) * scale
+    if scale.ndim:
+        return grad * ((x > least) & (x < most))
+    return torch.ops.aten.hardtanh_backward(grad, x, float(least), float(most))
+
+
+@straight_through.register_fake
+def _(grad: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor, low: int, high: int) -> Tensor:  # noqa: ARG001
+    return torch.empty_like(grad)
+
+
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
     x, scale, zero_point, low, high = inputs
     ctx.save_for_backward(x, scale, zero_point)
     ctx.range = (low, high)
 
 
-def _straight_through(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
-    x, scale, zero_point = ctx.saved_tensors
-    low, high = ctx.range
-    least, most = (low - 0.5 - zero_point) * scale, (high + 0.5 - zero_point) * scale
-    if scale.ndim == 0:
-        inside = torch.ops.aten.hardtanh_backward(grad, x, float(least), float(most))
-    else:
-        inside = grad * ((x > least) & (x < most))
-    return inside, None, None, None, None
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    return straight_through(grad, *ctx.saved_tensors, *ctx.range), None, None, None, None
 
 
-fake_quantize.register_autograd(_straight_through, setup_context=_save_inputs)
+fake_quantize.register_autograd(_backward, setup_context=_save_inputs)
 
 
 @torch.library.custom_op("sparrow::dequantize", mutates_args=())
@@ -77,11 +86,12 @@ def _(integers: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
 
 def onnx_translations() -> dict[Any, Any]:
     """Return the table that torch.onnx.export takes as `custom_translation_table`."""
-    from onnxscript import UINT8
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
+
+    op: Any = opset18
 
     def translate_fake_quantize(x: Any, scale: Any, zero_point: Any, low: int, high: int) -> Any:  # noqa: ARG001
-        offset = op.Cast(zero_point, to=UINT8.dtype if low == 0 else 3)
+        offset = op.Cast(zero_point, to=_ONNX_UINT8 if low == 0 else _ONNX_INT8)
         return op.DequantizeLinear(op.QuantizeLinear(x, scale, offset), scale, offset)
 
     def translate_dequantize(integers: Any, scale: Any, zero_point: Any, axis: int) -> Any:

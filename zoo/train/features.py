@@ -39,7 +39,9 @@ def make_features(
     features = []
     for number, example in enumerate(examples):
         try:
-            windows = make_windows(plain, example.question, example.context, max_length=max_length, doc_stride=doc_stride)
+            windows = make_windows(
+                plain, example.question, example.context, max_length=max_length, doc_stride=doc_stride
+            )
         except ValueError as error:
             raise TrainingError(f"example {number} (id {example.id!r}) can't be cut into windows: {error}") from error
         features += [Feature(number, window, *_span(window, example, labels)) for window in windows]

@@ -32,19 +32,26 @@ def load_model(folder: Path, *, architecture: Any = AutoModelForQuestionAnswerin
         if not (folder / name).is_file():
             raise TrainingError(f"{folder} has no {name}; it must be a folder with config.json and {WEIGHTS}")
     quantized = _quantizer_state(folder)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    quiet: Any = transformers_logging
+    quiet.set_verbosity_error()
+    quiet.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model: PreTrainedModel = architecture.from_pretrained(
-            folder, config=config, attn_implementation="eager", dtype=torch.float32,
-            local_files_only=True, use_safetensors=True, trust_remote_code=False,
+            folder,
+            config=config,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise TrainingError(f"the model in {folder} can't be loaded: {error}") from error
     if quantized:
         _requantize(model, folder, quantized)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def _quantizer_state(folder: Path) -> dict[str, Tensor]:

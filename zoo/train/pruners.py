@@ -96,7 +96,9 @@ class Pruner:
 def pruners_of(model: nn.Module, modifiers: Iterable[object]) -> list[Pruner]:
     """Return the recipe's pruners on the model's weights. Raises RecipeError where a pattern matches nothing."""
     named = dict(model.named_parameters())
-    prunable = [f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
+    prunable = [
+        f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)
+    ]
     pruners = []
     for modifier in modifiers:
         if isinstance(modifier, GradualPruningModifier):

@@ -93,7 +93,7 @@ def magnitude_masks(
     scores = {name: _scores(name, weight.detach(), block, kept_of) for name, weight in weights.items()}
     if together:
         kept = smallest(torch.cat([s.flatten() for s in scores.values()]), sparsity)
-        parts = kept.split([s.numel() for s in scores.values()])
+        parts = torch.split(kept, [s.numel() for s in scores.values()])
         masks = {name: part.reshape(scores[name].shape) for name, part in zip(scores, parts, strict=True)}
     else:
         masks = {name: smallest(score, sparsity) for name, score in scores.items()}

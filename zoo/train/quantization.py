@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from zoo.errors import TrainingError
@@ -72,7 +72,7 @@ class ActivationQuantizer(nn.Module):
         """Return x on the grid; while training, let x move the grid first."""
         if self.observing and self.training and not torch.compiler.is_exporting():
             self._observe(x.detach())
-        return cast(Tensor, fake_quantize(x, self.scale, self.zero_point, 0, 255))
+        return cast("Tensor", fake_quantize(x, self.scale, self.zero_point, 0, 255))
 
     def _observe(self, x: Tensor) -> None:
         low, high = (float(bound) for bound in torch.aminmax(x))
@@ -117,7 +117,7 @@ class WeightQuantizer(nn.Module):
         scale, zero = self.scale, self.zero_point
         if scale.ndim:
             scale, zero = scale[:, None], zero[:, None]
-        return cast(Tensor, fake_quantize(weight, scale, zero, -127, 127))
+        return cast("Tensor", fake_quantize(weight, scale, zero, -127, 127))
 
 
 class QuantizedLinear(nn.Linear):
@@ -172,7 +172,7 @@ class QuantizedEmbedding(nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Embedding gives it
         """Indices [...] -> vectors [..., embedding_dim]."""
         self.weight_quantizer.observe(self.weight)
-        return cast(Tensor, self.weight_quantizer(super().forward(input)))
+        return cast("Tensor", self.weight_quantizer(super().forward(input)))
 
 
 class AttentionQuantizers(nn.Module):
@@ -256,13 +256,12 @@ def _quantize_attention(model: nn.Module, module: nn.Module, symmetric: bool) ->
     module.attention_quantizers = AttentionQuantizers(symmetric).train(module.training)
     module.input_quantizer = ActivationQuantizer(symmetric).train(module.training)
     module.register_forward_pre_hook(_quantize_first_input, with_kwargs=True)
-    set_implementation = getattr(model, "set_attn_implementation", None)
-    if set_implementation is not None:
-        set_implementation(ATTENTION)
+    if isinstance(model, PreTrainedModel):
+        model.set_attn_implementation(ATTENTION)
 
 
 def _quantize_first_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    quantizer = cast(ActivationQuantizer, module.input_quantizer)
+    quantizer = cast("ActivationQuantizer", module.input_quantizer)
     if args:
         return (quantizer(args[0]), *args[1:]), kwargs
     return args, {**kwargs, "hidden_states": quantizer(kwargs["hidden_states"])}

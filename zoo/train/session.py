@@ -39,9 +39,7 @@ class RecipeSession:
     teacher and there is none.
     """
 
-    def __init__(
-        self, model: nn.Module, recipe: Recipe, steps_per_epoch: int, teacher: Teacher | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, steps_per_epoch: int, teacher: Teacher | None = None) -> None:
         if steps_per_epoch < 1:
             raise TrainingError(f"steps_per_epoch is {steps_per_epoch}; there must be at least one step")
         self.model, self.recipe, self.steps_per_epoch, self.teacher = model, recipe, steps_per_epoch, teacher
@@ -157,7 +155,9 @@ class RecipeSession:
             pruner.masks = {k.removeprefix("mask."): v for k, v in mine.items() if k.startswith("mask.")}
             pruner.initial = {k.removeprefix("initial."): float(v) for k, v in mine.items() if k.startswith("initial.")}
             if not set(pruner.masks) <= set(pruner.parameters):
-                raise TrainingError("the checkpoint masks other parameters than the recipe; resume with the same recipe")
+                raise TrainingError(
+                    "the checkpoint masks other parameters than the recipe; resume with the same recipe"
+                )
         self._quantized = set()
         for index, was in enumerate(state["quantized"].tolist()):
             if was:
@@ -175,7 +175,9 @@ def scheme_of(modifier: QuantizationModifier) -> Scheme:
     """Translate a recipe's quantization into what is done. Raises TrainingError for what can't be done."""
     layer = modifier.layer_scheme
     if layer.weights is None:
-        raise TrainingError("QuantizationModifier without quantized weights is not supported; leave weights as they are")
+        raise TrainingError(
+            "QuantizationModifier without quantized weights is not supported; leave weights as they are"
+        )
     if modifier.scheme_overrides:
         raise TrainingError("QuantizationModifier: scheme_overrides is not supported; use ignore or submodules")
     return Scheme(

@@ -21,7 +21,9 @@ def training_folder(name: str) -> Path:
         return pull(name, "training")
     folder = Path(name)
     if not folder.is_dir():
-        raise TrainingError(f"{name} is no folder; name a folder with config.json and model.safetensors, or a zoo: stub")
+        raise TrainingError(
+            f"{name} is no folder; name a folder with config.json and model.safetensors, or a zoo: stub"
+        )
     return folder
 
 

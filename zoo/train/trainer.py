@@ -6,18 +6,19 @@ Checkpoints hold safetensors and JSON only, but for the optimizer's own state, w
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
 import transformers
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from zoo.errors import TrainingError
 from zoo.modifiers import LearningRateFunctionModifier, QuantizationModifier, SetLearningRateModifier
@@ -81,11 +82,13 @@ class _KeepRate(torch.optim.lr_scheduler.LRScheduler):
 class Trainer(transformers.Trainer):
     """transformers.Trainer with a recipe; steps per epoch come from the real data loader.
 
-    recipe: what to do. inherited: the quantization that the model has already. teacher: called for a batch's inputs. lengths: the tokens of each training feature, for
-    batches of like lengths. A recipe with epochs overrides `num_train_epochs`.
+    recipe: what to do; where it has epochs, they override `num_train_epochs`. inherited: the quantization that
+    the model has already. teacher: called for a batch's inputs. lengths: the tokens of each training feature, for
+    batches of like lengths.
     """
 
     session: RecipeSession
+    model: PreTrainedModel
 
     def __init__(
         self,
@@ -106,7 +109,9 @@ class Trainer(transformers.Trainer):
         """Return the optimizer steps of one epoch on this process."""
         return max(math.ceil(len(self.get_train_dataloader()) / self.args.gradient_accumulation_steps), 1)
 
-    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+    def train(  # type: ignore[override]  # the base class's other parameters are for sweeps, and pass through
+        self, resume_from_checkpoint: Any = None, **kwargs: Any
+    ) -> Any:
         """Train, and finish the recipe. Raises TrainingError; see RecipeSession."""
         if self.recipe.max_epochs:
             self.args.num_train_epochs = self.recipe.max_epochs
@@ -122,7 +127,7 @@ class Trainer(transformers.Trainer):
         self.session.finish()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self.lengths is None or train_dataset is not None and train_dataset is not self.train_dataset:
+        if self.lengths is None or (train_dataset is not None and train_dataset is not self.train_dataset):
             return super()._get_train_sampler(train_dataset)
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return LengthGroupedSampler(self.lengths, size, self.args.seed)
@@ -130,7 +135,7 @@ class Trainer(transformers.Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Leave the learning rate to the recipe where it sets one."""
         if any(isinstance(m, LearningRateFunctionModifier | SetLearningRateModifier) for m in self.recipe.modifiers):
-            self.lr_scheduler = _KeepRate(optimizer or self.optimizer)
+            self.lr_scheduler = _KeepRate(cast("torch.optim.Optimizer", optimizer or self.optimizer))  # type: ignore[assignment]  # declared narrower than create_scheduler's result
             self._created_lr_scheduler = True
         return super().create_scheduler(num_training_steps, optimizer)
 
@@ -155,7 +160,7 @@ class Trainer(transformers.Trainer):
         super().log(logs, *args, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(str(output_dir or self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(folder, state_dict=state_dict)
         if self.processing_class is not None:
@@ -169,7 +174,9 @@ class Trainer(transformers.Trainer):
             safetensors.torch.save_file(state, Path(output_dir) / SESSION_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.session.load_state_dict(read_session(Path(resume_from_checkpoint)))
+        checkpoint = Path(resume_from_checkpoint)
+        check_same_recipe(checkpoint, self.recipe)
+        self.session.load_state_dict(read_session(checkpoint))
         super()._load_from_checkpoint(resume_from_checkpoint, model)
 
 
@@ -187,6 +194,21 @@ def read_session(checkpoint: Path) -> dict[str, Tensor]:
     except (OSError, safetensors.SafetensorError) as error:
         raise TrainingError(f"{checkpoint} is no complete checkpoint of this trainer: {error}") from error
     return state
+
+
+def check_same_recipe(checkpoint: Path, recipe: Recipe) -> None:
+    """Raise TrainingError, with the lines that differ, when the checkpoint was made with another recipe."""
+    path = checkpoint / RECIPE_FILE
+    earlier = path.read_text(encoding="utf-8") if path.is_file() else ""
+    changes = difflib.unified_diff(
+        earlier.splitlines(), recipe.to_yaml().splitlines(), "checkpoint", "now", "", "", 0, ""
+    )
+    changed = [line for line in changes if not line.startswith("@@")]
+    if changed:
+        raise TrainingError(
+            f"{checkpoint} was made with another recipe; resume with the same, or start anew with "
+            f"--overwrite_output_dir:\n" + "\n".join(changed[:40])
+        )
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -7,7 +7,9 @@
 #include <string.h>
 
 #define SPW_KERNEL(name) spw_##name##_avx2
+#ifndef SPW_INLINE
 #define SPW_INLINE static inline __attribute__((always_inline))
+#endif
 
 enum { S8_ROWS = 2, S8_TILES = 1, F32_ROWS = 4, F32_TILES = 1, SPARSE_TILES = 2 };
 

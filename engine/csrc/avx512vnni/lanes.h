@@ -7,7 +7,9 @@
 #include <string.h>
 
 #define SPW_KERNEL(name) spw_##name##_avx512vnni
+#ifndef SPW_INLINE
 #define SPW_INLINE static inline __attribute__((always_inline))
+#endif
 
 enum { S8_ROWS = 8, S8_TILES = 3, F32_ROWS = 8, F32_TILES = 3, SPARSE_TILES = 8 };
 

@@ -10,18 +10,30 @@ _Static_assert((int)S8_TILES <= (int)SPW_DENSE_TILES && (int)F32_TILES <= (int)S
 _Static_assert((int)SPW_ROW_BLOCK % (int)S8_ROWS == 0 && (int)SPW_ROW_BLOCK % (int)F32_ROWS == 0,
                "rows are packed in these blocks");
 
-/* Runs `call` with the constant `tiles` equal to `count`, 1 <= count <= `most`. */
-#define WITH_TILES(count, most, call)                    \
-  switch (count) {                                       \
-    case 1: { enum { tiles = 1 }; call; } break;         \
-    case 2: { enum { tiles = (most) < 2 ? (most) : 2 }; call; } break; \
-    case 3: { enum { tiles = (most) < 3 ? (most) : 3 }; call; } break; \
-    case 4: { enum { tiles = (most) < 4 ? (most) : 4 }; call; } break; \
-    case 5: { enum { tiles = (most) < 5 ? (most) : 5 }; call; } break; \
-    case 6: { enum { tiles = (most) < 6 ? (most) : 6 }; call; } break; \
-    case 7: { enum { tiles = (most) < 7 ? (most) : 7 }; call; } break; \
-    default: { enum { tiles = (most) }; call; } break;   \
+/* Runs `call` with the constant `tiles` equal to `count`, 1 <= count <= most <= 8. */
+#define WITH_TILES(count, most, call)                              \
+  switch (count) {                                                 \
+    TILES_CASE(1, most, call)                                      \
+    TILES_CASE(2, most, call)                                      \
+    TILES_CASE(3, most, call)                                      \
+    TILES_CASE(4, most, call)                                      \
+    TILES_CASE(5, most, call)                                      \
+    TILES_CASE(6, most, call)                                      \
+    TILES_CASE(7, most, call)                                      \
+    default: {                                                     \
+      enum { tiles = (most) };                                     \
+      call;                                                        \
+    }                                                              \
   }
+/* Compiled only where `most` is larger: `most` itself is the default. */
+#define TILES_CASE(value, most, call) \
+  case value:                         \
+    if ((int)(most) > (value)) {      \
+      enum { tiles = (value) };       \
+      call;                           \
+      break;                          \
+    }                                 \
+    __attribute__((fallthrough));
 
 SPW_INLINE uint32_t at_most(uint32_t a, uint32_t b) { return a < b ? a : b; }
 

@@ -7,7 +7,9 @@
 #include <string.h>
 
 #define SPW_KERNEL(name) spw_##name##_scalar
+#ifndef SPW_INLINE
 #define SPW_INLINE static inline __attribute__((always_inline))
+#endif
 
 /* Register blocking of the products: rows times tiles that one inner loop accumulates. */
 enum { S8_ROWS = 4, S8_TILES = 1, F32_ROWS = 4, F32_TILES = 1, SPARSE_TILES = 4 };

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import logging
 import sys
@@ -28,7 +29,6 @@ from zoo.train.features import Collator, Feature, Features, make_features, predi
 from zoo.train.models import load_model, load_tokenizer
 from zoo.train.quantization import ATTENTION, quantized_modules
 from zoo.train.report import build_report
-from zoo.train.session import RecipeSession
 from zoo.train.sources import recipe_of, training_folder
 from zoo.train.trainer import Trainer, last_checkpoint
 
@@ -45,6 +45,9 @@ def main(argv: Sequence[str]) -> int:
     except ZooError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"error: {error}; complete checkpoints stay as they are", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -92,7 +95,9 @@ class Run:
         asked = self.run_args.resume_from_checkpoint
         if asked and asked.lower() != "true":
             return Path(asked)
-        found = last_checkpoint(self.folder) if self.run_args.do_train and not self.run_args.overwrite_output_dir else None
+        found = (
+            last_checkpoint(self.folder) if self.run_args.do_train and not self.run_args.overwrite_output_dir else None
+        )
         if asked and found is None:
             raise TrainingError(f"--resume_from_checkpoint: {self.folder} holds no complete checkpoint")
         if found is not None:
@@ -107,8 +112,10 @@ class Run:
         self.tokenizer = load_tokenizer(self.base if chosen is None else training_folder(chosen))
         self.plain: Tokenizer = self.tokenizer.backend_tokenizer
         self.recipe = recipe_of(self.model_args.recipe, self.model_args.recipe_args)
-        for finding in self.recipe.lint():
+        for finding in self.recipe.lint() if self.model_args.recipe else []:
             log.info("recipe: %s", finding)
+        if self.run_args.load_best_model_at_end and self.recipe.modifiers:
+            raise TrainingError("--load_best_model_at_end would undo what the recipe does later; leave it out")
         limit = int(getattr(self.model.config, "max_position_embeddings", self.data_args.max_seq_length))
         if self.data_args.max_seq_length > limit:
             raise TrainingError(f"--max_seq_length is {self.data_args.max_seq_length}; the model takes at most {limit}")
@@ -122,8 +129,12 @@ class Run:
 
     def _read_data(self) -> None:
         data = self.data_args
-        self.train_set = self._questions(data.train_file, "train", data.max_train_samples, labels=True, wanted=self.run_args.do_train)
-        self.eval_set = self._questions(data.validation_file, "validation", data.max_eval_samples, labels=False, wanted=self.run_args.do_eval)
+        self.train_set = self._questions(
+            data.train_file, "train", data.max_train_samples, labels=True, wanted=self.run_args.do_train
+        )
+        self.eval_set = self._questions(
+            data.validation_file, "validation", data.max_eval_samples, labels=False, wanted=self.run_args.do_eval
+        )
 
     def _questions(self, file: str | None, split: str, most: int | None, *, labels: bool, wanted: bool) -> Questions:
         if not wanted:
@@ -133,9 +144,15 @@ class Run:
         if labels and not self.data_args.version_2_with_negative:
             unanswered = next((e.id for e in examples if not e.answers), None)
             if unanswered is not None:
-                raise TrainingError(f"question {unanswered!r} has no answer; give --version_2_with_negative to train on such")
+                raise TrainingError(
+                    f"question {unanswered!r} has no answer; give --version_2_with_negative to train on such"
+                )
         features = make_features(
-            self.plain, examples, max_length=self.data_args.max_seq_length, doc_stride=self.data_args.doc_stride, labels=labels
+            self.plain,
+            examples,
+            max_length=self.data_args.max_seq_length,
+            doc_stride=self.data_args.doc_stride,
+            labels=labels,
         )
         log.info("%s: %d questions, %d windows", split, len(examples), len(features))
         return Questions(examples, features)
@@ -170,9 +187,11 @@ class Run:
         else:
             folder = training_folder(named)
             model = load_model(folder)
-            model.set_attn_implementation(ATTENTION)  # type: ignore[operator]  # a PreTrainedModel
+            model.set_attn_implementation(ATTENTION)
             if load_tokenizer(folder).get_vocab() != self.tokenizer.get_vocab():
-                raise TrainingError(f"the teacher in {folder} has another vocabulary than the student; both must read the same tokens")
+                raise TrainingError(
+                    f"the teacher in {folder} has another vocabulary than the student; both must read the same tokens"
+                )
         return self._remembered(model) or ModelTeacher(model)
 
     def _remembered(self, model: nn.Module) -> Teacher | None:
@@ -239,7 +258,10 @@ class QuestionAnsweringTrainer(Trainer):
         predictions = {example.id: found[0].text for example, found in zip(run.eval_set.examples, best, strict=True)}
         references = {example.id: [text for text, _ in example.answers] for example in run.eval_set.examples}
         metrics = {f"{metric_key_prefix}_{k}": v for k, v in squad_metrics(predictions, references).items()}
-        metrics |= {f"{metric_key_prefix}_samples": len(references), f"{metric_key_prefix}_runtime": round(time.monotonic() - started, 1)}
+        metrics |= {
+            f"{metric_key_prefix}_samples": len(references),
+            f"{metric_key_prefix}_runtime": round(time.monotonic() - started, 1),
+        }
         if self.is_world_process_zero():
             _write_json(run.folder / "eval_predictions.json", predictions)
             nbest = {e.id: [_plain(a) for a in found] for e, found in zip(run.eval_set.examples, best, strict=True)}
@@ -276,7 +298,7 @@ def _plain(answer: Answer) -> dict[str, Any]:
 def hub_examples(data: DataArguments, split: str) -> list[Example]:
     """Read a split with the `datasets` package. Raises TrainingError where that isn't installed or fails."""
     try:
-        import datasets
+        datasets: Any = importlib.import_module("datasets")
     except ImportError as error:
         raise TrainingError(
             "--dataset_name needs the datasets package: pip install datasets, or give --train_file and "
@@ -284,10 +306,15 @@ def hub_examples(data: DataArguments, split: str) -> list[Example]:
         ) from error
     try:
         rows = datasets.load_dataset(data.dataset_name, data.dataset_config_name, split=split)
-    except Exception as error:  # noqa: BLE001 - whatever the package raises, the user needs its reason
+    except Exception as error:
         raise TrainingError(f"--dataset_name {data.dataset_name} can't be loaded: {error}") from error
     return [
-        Example(row["id"], row["question"], row["context"], tuple(zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)))
+        Example(
+            row["id"],
+            row["question"],
+            row["context"],
+            tuple(zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)),
+        )
         for row in rows
     ]
 

@@ -1,0 +1,400 @@
+"""The rewrites, each on the spellings that it must know and on those that it must leave alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from engine import UnsupportedModelError
+from engine.compiler import compile_graph
+from engine.graph import Array, Graph
+from engine.onnx_reader import parse
+from engine.passes import PASSES, optimise
+from engine.program import Activate, Attention, Embed, LinearF32, LinearU8
+from engine.reference import run_graph, run_program
+from engine.shapes import annotate
+from tests.engine.models import VOCABULARY, Bert, feed, model_of, session
+
+HIDDEN = 8
+Build = Callable[["Body", str], str]
+
+
+class Body:
+    """Nodes over an embedding of the tokens, `x` [batch, sequence, 8]."""
+
+    def __init__(self) -> None:
+        self.nodes = [helper.make_node("Gather", ["table", "input_ids"], ["x"], name="embed")]
+        self.random = np.random.default_rng(5)
+        self.constants: dict[str, Array] = {"table": self.random.normal(0, 1, (VOCABULARY, HIDDEN)).astype(np.float32)}
+
+    def op(self, op_type: str, *inputs: object, **attributes: object) -> str:
+        names = [self.constant(i) if not isinstance(i, str) else i for i in inputs]
+        output = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op_type, names, [output], name=f"n{output}", **attributes))
+        return output
+
+    def constant(self, value: object) -> str:
+        array = np.asarray(value)
+        name = f"c{len(self.constants)}"
+        self.constants[name] = array.astype(np.float32) if array.dtype == np.float64 else array
+        return name
+
+    def weight(self, *shape: int) -> Array:
+        return self.random.normal(0, 0.5, shape).astype(np.float32)
+
+    def linear(self, x: str, size: int = HIDDEN) -> str:
+        return self.op("Add", self.op("MatMul", x, self.weight(HIDDEN, size)), self.weight(size))
+
+    def model(self, output: str, opset: int = 13, shape: tuple[int | str, ...] = ("b", "s", HIDDEN)) -> onnx.ModelProto:
+        inputs = {name: ("b", "s") for name in ("input_ids", "attention_mask")}
+        return model_of(self.nodes, inputs, {output: shape}, self.constants, opset)
+
+
+def optimised(model: onnx.ModelProto) -> Graph:
+    graph = parse(model.SerializeToString())
+    graph.prune()
+    annotate(graph)
+    optimise(graph)
+    return graph
+
+
+def kinds(graph: Graph) -> Counter[str]:
+    return Counter(node.op_type for node in graph.nodes)
+
+
+def same_as_onnxruntime(model: onnx.ModelProto, atol: float = 1e-5) -> None:
+    """The program and ONNX Runtime agree, for a token alone and for padded sequences."""
+    program = compile_graph(parse(model.SerializeToString()))
+    running = session(model)
+    for batch, sequence in ((1, 1), (3, 7)):
+        inputs = feed([i.name for i in running.get_inputs()], batch, sequence)
+        found = run_program(program, inputs)
+        for info, expected in zip(running.get_outputs(), running.run(None, inputs), strict=True):
+            assert found[info.name].shape == expected.shape
+            np.testing.assert_allclose(found[info.name], expected, atol=atol, rtol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["fp32", "qdq", "qdqpc", "qat", "integer", "everywhere"])
+def test_graph_is_sound_and_right_after_every_pass(form: str) -> None:
+    """Bisection: while a graph still has standard operators only, it computes what it did."""
+    data = Bert(form, layers=1).build().SerializeToString()
+    inputs = feed([i.name for i in parse(data).inputs], 2, 5)
+    expected = run_graph(parse(data), inputs)
+    for count in range(len(PASSES) + 1):
+        graph = parse(data)
+        annotate(graph)
+        optimise(graph, stop_after=count)
+        graph.check()
+        if all(node.domain == "" for node in graph.nodes):
+            found = run_graph(graph, inputs)
+            np.testing.assert_allclose(found["start_logits"], expected["start_logits"], atol=1e-4)
+
+
+class TestActivations:
+    @pytest.mark.parametrize("order", range(6))
+    def test_gelu_spellings(self, order: int) -> None:
+        body = Body()
+        x = body.linear("x")
+        inner = body.op("Mul", x, np.sqrt(0.5)) if order % 2 else body.op("Div", x, np.sqrt(2.0))
+        gate = body.op("Add", 1.0, body.op("Erf", inner))
+        spellings = [
+            lambda: body.op("Mul", body.op("Mul", x, gate), 0.5),
+            lambda: body.op("Mul", 0.5, body.op("Mul", gate, x)),
+            lambda: body.op("Mul", body.op("Mul", 0.5, x), gate),
+            lambda: body.op("Mul", gate, body.op("Mul", x, 0.5)),
+            lambda: body.op("Mul", x, body.op("Mul", gate, 0.5)),
+            lambda: body.op("Mul", body.op("Mul", 0.5, gate), x),
+        ]
+        model = body.model(spellings[order]())
+        assert kinds(optimised(model)) == {"Embed": 1, "Linear": 1}
+        same_as_onnxruntime(model)
+
+    def test_gelu_operator(self) -> None:
+        body = Body()
+        same_as_onnxruntime(body.model(body.op("Gelu", body.linear("x")), 20))
+
+    def test_gelu_with_another_number_is_none(self) -> None:
+        body = Body()
+        gate = body.op("Add", body.op("Erf", body.op("Div", "x", 1.5)), 1.0)
+        with pytest.raises(UnsupportedModelError):
+            compile_graph(parse(body.model(body.op("Mul", body.op("Mul", "x", gate), 0.5)).SerializeToString()))
+
+    def test_tanh_approximation_is_refused(self) -> None:
+        body = Body()
+        model = body.model(body.op("Gelu", "x", approximate="tanh"), 20)
+        with pytest.raises(UnsupportedModelError, match="tanh"):
+            compile_graph(parse(model.SerializeToString()))
+
+    @pytest.mark.parametrize("op", ["Relu", "Tanh"])
+    def test_activation_read_twice_stays_a_step(self, op: str) -> None:
+        body = Body()
+        y = body.linear("x")
+        model = body.model(body.op("Add", body.op(op, y), y))
+        assert any(isinstance(step, Activate) for step in compile_graph(parse(model.SerializeToString())).steps)
+        same_as_onnxruntime(model)
+
+
+class TestLayerNorm:
+    def spelled_out(self, body: Body, x: str, squared: Callable[[str], str]) -> str:
+        centred = body.op("Sub", x, body.op("ReduceMean", x, axes=[-1]))
+        variance = body.op("ReduceMean", squared(centred), axes=[2])
+        deviation = body.op("Sqrt", body.op("Add", 1e-5, variance))
+        scaled = body.op("Mul", body.weight(HIDDEN), body.op("Div", centred, deviation))
+        return body.op("Add", scaled, body.weight(HIDDEN))
+
+    @pytest.mark.parametrize("power", [True, False])
+    def test_chain(self, power: bool) -> None:
+        body = Body()
+        out = self.spelled_out(body, "x", lambda c: body.op("Pow", c, 2.0) if power else body.op("Mul", c, c))
+        model = body.model(out)
+        assert kinds(optimised(model)) == {"Embed": 1, "LayerNorm": 1}
+        same_as_onnxruntime(model)
+
+    def test_operator_without_bias(self) -> None:
+        body = Body()
+        model = body.model(body.op("LayerNormalization", "x", body.weight(HIDDEN), epsilon=1e-3), 17)
+        same_as_onnxruntime(model)
+
+    def test_residual_is_part_of_it(self) -> None:
+        body = Body()
+        total = body.op("Add", body.linear("x"), "x")
+        model = body.model(body.op("LayerNormalization", total, body.weight(HIDDEN), body.weight(HIDDEN)), 17)
+        assert kinds(optimised(model)) == {"Embed": 1, "Linear": 1, "LayerNorm": 1}
+        same_as_onnxruntime(model)
+
+    def test_other_axis_is_refused(self) -> None:
+        body = Body()
+        out = body.op("LayerNormalization", "x", body.weight(HIDDEN), axis=1)
+        with pytest.raises(UnsupportedModelError):
+            compile_graph(parse(body.model(out, 17).SerializeToString()))
+
+
+class TestLinear:
+    def test_gemm_over_flattened_tokens(self) -> None:
+        body = Body()
+        flat = body.op("Reshape", "x", np.array([-1, HIDDEN]))
+        y = body.op("Gemm", flat, body.weight(4, HIDDEN), body.weight(4), transB=1, alpha=0.5, beta=2.0)
+        shape = body.op("Concat", body.op("Shape", "input_ids"), np.array([4]), axis=0)
+        model = body.model(body.op("Reshape", y, shape), shape=("b", "s", 4))
+        assert kinds(optimised(model)) == {"Embed": 1, "Linear": 1}
+        same_as_onnxruntime(model)
+
+    def test_transposed_weight(self) -> None:
+        body = Body()
+        w = body.op("Transpose", body.weight(4, HIDDEN), perm=[1, 0])
+        same_as_onnxruntime(body.model(body.op("MatMul", "x", w), shape=("b", "s", 4)))
+
+    @pytest.mark.parametrize("case", ["tensor", "channel", "unsigned", "rows", "stored transposed", "read float"])
+    def test_int8_weights(self, case: str) -> None:
+        body = Body()
+        q = body.random.integers(-127, 128, (HIDDEN, 4))
+        scale: Array = np.array(0.01, np.float32)
+        x = body.op("QuantizeLinear", "x", 0.03, np.uint8(120))
+        x = body.op("DequantizeLinear", x, 0.03, np.uint8(120))
+        zero: Array = np.array(0, np.int8)
+        attributes: dict[str, int] = {}
+        if case == "channel":
+            scale, zero, attributes = np.linspace(0.01, 0.02, 4), np.zeros(4, np.int8), {"axis": 1}
+        if case == "rows":
+            scale, zero, attributes = np.linspace(0.01, 0.02, HIDDEN), np.zeros(HIDDEN, np.int8), {"axis": 0}
+        if case == "unsigned":
+            stored, zero = (q + 128).astype(np.uint8), np.array(128, np.uint8)
+        else:
+            stored = q.astype(np.int8)
+        if case == "stored transposed":
+            scale, zero, attributes = np.linspace(0.01, 0.02, 4), np.zeros(4, np.int8), {"axis": 0}
+            w = body.op("DequantizeLinear", np.ascontiguousarray(stored.T), scale, zero, **attributes)
+            w = body.op("Transpose", w, perm=[1, 0])
+        else:
+            w = body.op("DequantizeLinear", stored, scale, zero, **attributes)
+        model = body.model(body.op("MatMul", "x" if case == "read float" else x, w), shape=("b", "s", 4))
+        same_as_onnxruntime(model)
+        steps = compile_graph(parse(model.SerializeToString())).steps
+        integer = case not in ("rows", "read float")
+        assert any(isinstance(step, LinearU8 if integer else LinearF32) for step in steps)
+
+    def test_quantized_value_read_as_float_too(self) -> None:
+        body = Body()
+        x = body.op("QuantizeLinear", "x", 0.03, np.int8(5))
+        x = body.op("DequantizeLinear", x, 0.03, np.int8(5))
+        w = body.op("DequantizeLinear", np.ones((HIDDEN, HIDDEN), np.int8), 0.1, np.int8(0))
+        same_as_onnxruntime(body.model(body.op("Add", body.op("MatMul", x, w), x)))
+
+
+class TestEmbedding:
+    def test_positions_and_token_types_without_inputs(self) -> None:
+        body = Body()
+        shape = body.op("Shape", "input_ids")
+        length = body.op("Gather", shape, np.array(1), axis=0)
+        places = body.op("Range", np.array(0), length, np.array(1))
+        places = body.op("Add", places, np.array(2))
+        types = body.op("ConstantOfShape", shape, value=onnx.numpy_helper.from_array(np.array([1])))
+        total = body.op("Add", body.op("Gather", body.weight(40, HIDDEN), places), "x")
+        model = body.model(body.op("Add", total, body.op("Gather", body.weight(2, HIDDEN), types)))
+        (step,) = (s for s in compile_graph(parse(model.SerializeToString())).steps if isinstance(s, Embed))
+        assert {(t.source, t.offset) for t in step.tables} == {(0, 0), ("position", 2), ("constant", 1)}
+        same_as_onnxruntime(model)
+
+    def test_positions_that_depend_on_the_tokens_are_refused(self) -> None:
+        body = Body()
+        places = body.op("Mul", "attention_mask", np.array(3))
+        model = body.model(body.op("Add", "x", body.op("Gather", body.weight(40, HIDDEN), places)))
+        with pytest.raises(UnsupportedModelError):
+            compile_graph(parse(model.SerializeToString()))
+
+    def test_fixed_sequence_folds_to_a_table(self) -> None:
+        model = Bert(inputs=(1, 16), layers=1).build()
+        program = compile_graph(parse(model.SerializeToString()))
+        inputs = feed([i.name for i in model.graph.input], 1, 16)
+        expected = session(model).run(["start_logits"], inputs)[0]
+        np.testing.assert_allclose(run_program(program, inputs)["start_logits"], expected, atol=1e-4)
+
+
+def heads(body: Body, x: str, *perm: int) -> str:
+    split = body.op("Reshape", body.linear(x), np.array([0, 0, 2, HIDDEN // 2]))
+    return body.op("Transpose", split, perm=list(perm))
+
+
+def merged(body: Body, context: str) -> str:
+    moved = body.op("Transpose", context, perm=[0, 2, 1, 3])
+    return body.op("Reshape", moved, np.array([0, 0, HIDDEN]))
+
+
+def additive(body: Body, far: float = -1e4) -> str:
+    """[batch, 1, 1, sequence]: 0 for tokens, `far` for padding."""
+    mask = body.op("Unsqueeze", "attention_mask", np.array([1, 2]))
+    return body.op("Mul", body.op("Sub", 1.0, body.op("Cast", mask, to=1)), far)
+
+
+def qk(body: Body) -> str:
+    return body.op("MatMul", heads(body, "x", 0, 2, 1, 3), heads(body, "x", 0, 2, 3, 1))
+
+
+def after(body: Body, _: str) -> str:
+    return body.op("Add", body.op("Div", qk(body), 2.0), additive(body))
+
+
+def mask_first(body: Body, _: str) -> str:
+    return body.op("Mul", body.op("Add", additive(body), qk(body)), 0.5)
+
+
+def scaled_query(body: Body, _: str) -> str:
+    q = body.op("Div", heads(body, "x", 0, 2, 1, 3), 2.0)
+    return body.op("Add", body.op("MatMul", q, heads(body, "x", 0, 2, 3, 1)), additive(body))
+
+
+def scaled_both(body: Body, _: str) -> str:
+    root = np.sqrt(0.5)
+    q = body.op("Mul", heads(body, "x", 0, 2, 1, 3), root)
+    k = body.op("Mul", root, heads(body, "x", 0, 2, 3, 1))
+    return body.op("Add", body.op("MatMul", q, k), additive(body, -3e38))
+
+
+def filled(body: Body, _: str) -> str:
+    hidden = body.op("Equal", body.op("Unsqueeze", "attention_mask", np.array([1, 2])), np.array(0))
+    return body.op("Where", hidden, np.float32(-3.4e38), qk(body))
+
+
+def unmasked(body: Body, _: str) -> str:
+    return body.op("Mul", qk(body), 0.5)
+
+
+def causal(body: Body) -> str:
+    length = body.op("Gather", body.op("Shape", "input_ids"), np.array(1))
+    places = body.op("Range", np.array(0), length, np.array(1))
+    rows = body.op("Unsqueeze", places, np.array([1]))
+    later = body.op("Cast", body.op("Less", rows, places), to=1)
+    return body.op("Mul", later, -1e4)
+
+
+class TestAttention:
+    def attended(self, scores: Build) -> onnx.ModelProto:
+        body = Body()
+        weights = body.op("Softmax", scores(body, "x"), axis=-1)
+        return body.model(merged(body, body.op("MatMul", weights, heads(body, "x", 0, 2, 1, 3))))
+
+    @pytest.mark.parametrize("scores", [after, mask_first, scaled_query, scaled_both, filled, unmasked])
+    def test_spellings(self, scores: Build) -> None:
+        model = self.attended(scores)
+        assert kinds(optimised(model)) == {"Embed": 1, "Linear": 3, "Attention": 1}
+        same_as_onnxruntime(model)
+
+    @pytest.mark.parametrize("case", ["causal", "positive", "both", "values", "other input"])
+    def test_masks_that_do_more_than_hide_padding_are_refused(self, case: str) -> None:
+        def scores(body: Body, _: str) -> str:
+            masks = {
+                "causal": lambda: causal(body),
+                "positive": lambda: additive(body, 5.0),
+                "both": lambda: body.op("Add", additive(body), causal(body)),
+                "values": lambda: body.op("Sub", additive(body), 1.0),
+                "other input": lambda: body.op(
+                    "Mul", additive(body), body.op("Cast", body.op("Unsqueeze", "input_ids", np.array([1, 2])), to=1)
+                ),
+            }
+            return body.op("Add", qk(body), masks[case]())
+
+        with pytest.raises(UnsupportedModelError, match="mask"):
+            compile_graph(parse(self.attended(scores).SerializeToString()))
+
+    def test_heads_that_are_moved_wrongly_are_refused(self) -> None:
+        def scores(body: Body, _: str) -> str:
+            q = body.op("Reshape", body.linear("x"), np.array([0, 2, -1, HIDDEN // 2]))
+            return body.op("MatMul", q, heads(body, "x", 0, 2, 3, 1))
+
+        with pytest.raises(UnsupportedModelError, match="heads"):
+            compile_graph(parse(self.attended(scores).SerializeToString()))
+
+    @pytest.mark.parametrize("form", ["4d bool", "3d float", "3d none"])
+    def test_attention_operator(self, form: str) -> None:
+        body = Body()
+        if form == "4d bool":
+            parts = [heads(body, "x", 0, 2, 1, 3) for _ in range(3)]
+            mask = body.op("Cast", body.op("Unsqueeze", "attention_mask", np.array([1, 2])), to=9)
+            length = body.op("Shape", "input_ids", start=1, end=2)
+            target = body.op("Concat", body.op("Shape", "input_ids", end=1), np.array([1]), length, length, axis=0)
+            model = body.model(merged(body, body.op("Attention", *parts, body.op("Expand", mask, target))), 23)
+        else:
+            parts = [body.linear("x") for _ in range(3)]
+            if form == "3d float":
+                length = body.op("Shape", "input_ids", start=1, end=2)
+                target = body.op("Concat", np.array([1, 1]), length, np.array([1]), axis=0)
+                parts.append(body.op("Expand", additive(body), target))
+            model = body.model(body.op("Attention", *parts, q_num_heads=2, kv_num_heads=2, scale=0.3), 23)
+        assert kinds(optimised(model)) == {"Embed": 1, "Linear": 3, "Attention": 1}
+        same_as_onnxruntime(model)
+
+    def test_partly_quantized_attention_runs_in_float(self) -> None:
+        def scores(body: Body, _: str) -> str:
+            q = body.op("QuantizeLinear", heads(body, "x", 0, 2, 1, 3), 0.05, np.uint8(128))
+            q = body.op("DequantizeLinear", q, 0.05, np.uint8(128))
+            return body.op("MatMul", q, heads(body, "x", 0, 2, 3, 1))
+
+        model = self.attended(scores)
+        (step,) = (s for s in compile_graph(parse(model.SerializeToString())).steps if isinstance(s, Attention))
+        assert step.query_quantization is None
+        same_as_onnxruntime(model)
+
+    def test_quantized_before_the_heads_are_split(self) -> None:
+        def fake(body: Body, x: str, scale: float, zero: int) -> str:
+            q = body.op("QuantizeLinear", x, scale, np.uint8(zero))
+            return body.op("DequantizeLinear", q, scale, np.uint8(zero))
+
+        body = Body()
+        parts = [fake(body, body.linear("x"), 0.05, 128) for _ in range(3)]
+        split = [body.op("Reshape", part, np.array([0, 0, 2, HIDDEN // 2])) for part in parts]
+        q, k, v = (
+            body.op("Transpose", part, perm=perm)
+            for part, perm in zip(split, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True)
+        )
+        scores = body.op("Mul", body.op("MatMul", q, k), 0.5)
+        weights = fake(body, body.op("Softmax", scores, axis=-1), 1 / 255, 0)
+        model = body.model(fake(body, merged(body, body.op("MatMul", weights, v)), 0.03, 128))
+        (step,) = (s for s in compile_graph(parse(model.SerializeToString())).steps if isinstance(s, Attention))
+        assert step.query_quantization is not None
+        assert step.quantization is not None
+        same_as_onnxruntime(model, atol=0.031)

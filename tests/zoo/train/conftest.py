@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertForQuestionAnswering, PreTrainedTokenizerFast
+
+torch.set_num_threads(1)
+
+WORDS = (
+    "the a of in on who what where when wrote found built river mountain city engine sparse model weight zero "
+    "north south east west red green blue old new large small ends starts near far king queen book paper note "
+    "was is by and or to from with 1843 1900 2022 first second third ada alan grace lake sea hill road ? . ,"
+).split()
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def make_tokenizer(words: list[str] = WORDS) -> PreTrainedTokenizerFast:
+    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *words])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+
+
+def tiny_bert(seed: int = 0) -> BertForQuestionAnswering:
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(SPECIAL) + len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    return BertForQuestionAnswering(config).eval()
+
+
+def make_questions(count: int, seed: int = 0) -> dict[str, object]:
+    """Questions on contexts of random words: the answer is the word after the questioned one."""
+    chosen = random.Random(seed)
+    paragraphs = []
+    for number in range(count):
+        words = [chosen.choice(WORDS[:50]) for _ in range(chosen.randint(8, 30))]
+        place = chosen.randrange(len(words) - 1)
+        context = " ".join(words)
+        start = len(" ".join(words[: place + 1])) + 1
+        answer = {"text": words[place + 1], "answer_start": start}
+        question = {"id": f"q{number}", "question": f"what is near {words[place]} ?", "answers": [answer]}
+        paragraphs.append({"context": context, "qas": [question]})
+    return {"version": "1.1", "data": [{"title": "tiny", "paragraphs": paragraphs}]}
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    tiny_bert().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def train_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "train.json"
+    path.write_text(json.dumps(make_questions(24)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def dev_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "dev.json"
+    path.write_text(json.dumps(make_questions(8, seed=1)))
+    return path

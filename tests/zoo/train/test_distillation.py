@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from zoo.errors import TrainingError
+from zoo.train.distillation import ModelTeacher, RememberedTeacher, distillation_loss
+
+
+def test_equals_the_formula_of_sparseml() -> None:
+    student, teacher, temperature = torch.randn(3, 5), torch.randn(3, 5), 2.0
+    p = torch.softmax(teacher / temperature, -1)
+    log_q = torch.log_softmax(student / temperature, -1)
+    expected = (p * (p.log() - log_q)).sum() / 3 * temperature**2
+    got = distillation_loss({"a": student}, {"a": teacher}, ["a"], temperature, None)
+    assert torch.allclose(got, expected, atol=1e-6)
+
+
+def test_mean_over_outputs_and_zero_for_equal_ones() -> None:
+    outputs = {"a": torch.randn(2, 4), "b": torch.randn(2, 4)}
+    assert distillation_loss(outputs, outputs, ["a", "b"], 2.0, None).abs() < 1e-6
+    teacher = {"a": outputs["a"], "b": torch.randn(2, 4)}
+    one = distillation_loss(outputs, teacher, ["b"], 2.0, None)
+    assert torch.allclose(distillation_loss(outputs, teacher, ["a", "b"], 2.0, None), one / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 5.5, 1000.0])
+def test_padding_does_not_count(temperature: float) -> None:
+    student, teacher = torch.randn(2, 6), torch.randn(2, 6)
+    mask = torch.ones(2, 9)
+    mask[:, 6:] = 0
+    padded = [torch.cat([x, torch.randn(2, 3) * 50], 1).requires_grad_() for x in (student, teacher)]
+    short = distillation_loss({"a": student}, {"a": teacher}, ["a"], temperature, None)
+    long = distillation_loss({"a": padded[0]}, {"a": padded[1]}, ["a"], temperature, mask)
+    assert torch.allclose(short, long, atol=1e-4)
+    long.backward()
+    assert padded[0].grad is not None
+    assert torch.isfinite(padded[0].grad).all()
+    assert padded[0].grad[:, 6:].abs().max() == 0
+
+
+def test_different_shapes_and_missing_outputs_are_named() -> None:
+    with pytest.raises(TrainingError, match=r"'a' in different shapes: \(2, 4\) and \(2, 5\)"):
+        distillation_loss({"a": torch.zeros(2, 4)}, {"a": torch.zeros(2, 5)}, ["a"], 1.0, None)
+    with pytest.raises(TrainingError, match="'b'; student and teacher share a"):
+        distillation_loss({"a": torch.zeros(2, 4)}, {"a": torch.zeros(2, 4)}, ["b"], 1.0, None)
+
+
+def test_a_model_teaches_without_gradients_and_without_labels() -> None:
+    class Doubler(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"logits": super().forward(x), "loss": torch.zeros(())}
+
+    outputs = ModelTeacher(Doubler(3, 2))({"x": torch.ones(1, 3), "start_positions": torch.ones(1)})
+    assert list(outputs) == ["logits"]
+    assert not outputs["logits"].requires_grad
+
+
+def test_remembered_outputs_come_back_padded_to_the_batch() -> None:
+    teacher = RememberedTeacher({"a": [torch.tensor([1.0, 2.0]), torch.tensor([3.0])]})
+    inputs = {"feature_index": torch.tensor([1, 0]), "input_ids": torch.zeros(2, 3)}
+    assert teacher(inputs)["a"].tolist() == [[3, 0, 0], [1, 2, 0]]

@@ -1,0 +1,219 @@
+"""Looking after the cache: what is in it, taking something out, finding and healing damage."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from zoo.cache import Cache, hash_file, index_path, read_index, safe_name
+from zoo.errors import NotFoundError, UnavailableError
+from zoo.manifest import FileEntry, Manifest
+from zoo.progress import Meter, Progress, ZooWarning
+from zoo.resolver import Resolver
+from zoo.settings import Settings
+from zoo.stub import Stub
+
+IN_USE_S = 3600.0
+LEFTOVER_S = 7 * 86400.0
+
+
+@dataclass(frozen=True)
+class CachedVersion:
+    """A version with files on this machine. `used_at` is in seconds since 1970, `pins` are those it is known by."""
+
+    name: str
+    alias: str | None
+    digest: str
+    pins: tuple[str, ...]
+    roles: tuple[str, ...]
+    size_bytes: int
+    used_at: float
+    path: Path
+
+    def __str__(self) -> str:
+        used = datetime.fromtimestamp(self.used_at, UTC).strftime("%Y-%m-%d %H:%M")
+        return f"{self.name}  {','.join(self.pins)}  {','.join(self.roles)}  {self.size_bytes:,} bytes  used {used} UTC"
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What was removed from the cache, or would be: versions as name@digest, and the bytes that become free."""
+
+    versions: tuple[str, ...]
+    freed_bytes: int
+
+    def __str__(self) -> str:
+        return "\n".join([*self.versions, f"{len(self.versions)} versions, {self.freed_bytes:,} bytes"])
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A cached file whose bytes weren't those of its digest; `healed` if they came again from the registry."""
+
+    path: Path
+    expected: str
+    actual: str
+    healed: bool
+
+    def __str__(self) -> str:
+        return f"{'healed' if self.healed else 'DAMAGED'} {self.path} has {self.actual}, expected {self.expected}"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What reading the whole cache found."""
+
+    files: int
+    damage: tuple[Damage, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the cache now holds only right bytes and misses none that it had."""
+        return all(item.healed for item in self.damage)
+
+    def __str__(self) -> str:
+        return "\n".join([f"{self.files} files read, {len(self.damage)} damaged", *map(str, self.damage)])
+
+
+def ls(*, settings: Settings | None = None) -> list[CachedVersion]:
+    """All versions that have files in the cache, the last used first."""
+    cache = _open(settings)
+    pins: dict[str, set[str]] = {}
+    for path, ref in cache.refs():
+        if "+" not in path.stem:
+            pins.setdefault(ref.digest, set()).add(path.stem)
+    found = [_describe(cache, manifest, entries, pins) for manifest, entries in _placed(cache)]
+    return sorted(found, key=lambda item: -item.used_at)
+
+
+def rm(stub: str | Stub, *, settings: Settings | None = None) -> Removed:
+    """Removes a model, or the one version that the stub pins, from the cache; the registry keeps it.
+
+    Raises `NotFoundError` if the cache has nothing under that name.
+    """
+    settings = settings or Settings.load()
+    cache = Cache.open(settings.cache)
+    wanted = stub if isinstance(stub, Stub) else Stub.parse(stub)
+    if wanted.pin:
+        ref = cache.read_ref(settings.endpoint, wanted)
+        digests = {ref.digest} if ref else set()
+    else:
+        folder = safe_name(wanted.full_name)
+        digests = {ref.digest for path, ref in cache.refs() if path.parent.name == folder}
+    if not any(cache.read_manifest(digest) for digest in digests):
+        raise NotFoundError(f"{wanted} isn't in the cache {cache.root}; `zoo ls` shows what is")
+    return _remove(cache, digests, dry_run=False)
+
+
+def prune(
+    *,
+    max_age_s: float | None = None,
+    keep: int = 0,
+    dry_run: bool = False,
+    settings: Settings | None = None,
+) -> Removed:
+    """Removes versions that weren't used for `max_age_s` seconds, and what nothing refers to.
+
+    The `keep` last used versions of each model stay, and so does everything used within the last hour. A time in the
+    future, after a clock jump, counts as now.
+    """
+    cache = _open(settings)
+    now = time.time()
+    places: dict[str, int] = {}
+    old = []
+    for item in ls(settings=settings):
+        places[item.name] = places.get(item.name, 0) + 1
+        if max_age_s is not None and now - item.used_at > max(max_age_s, IN_USE_S) and places[item.name] > keep:
+            old.append(item.digest)
+    removed = _remove(cache, old, dry_run=dry_run)
+    swept_bytes = cache.sweep(IN_USE_S, LEFTOVER_S, dry_run=dry_run)
+    return Removed(removed.versions, removed.freed_bytes + swept_bytes)
+
+
+def verify(*, heal: bool = True, progress: Progress | None = None, settings: Settings | None = None) -> Verified:
+    """Reads every cached byte again. Damaged files are set aside and, with `heal`, fetched from the registry again.
+
+    What the registry can't give back stays absent, so that nothing wrong is ever used.
+    """
+    with Resolver(settings or Settings.load(), progress) as resolver:
+        cache = resolver.cache
+        targets = _targets(cache)
+        found = list(_damaged(cache, targets, progress))
+        wrong = {expected for _, expected, _ in found}
+        lost = [(manifest, [e for e in entries if e.sha256 in wrong]) for manifest, entries in _placed(cache)]
+        healed = {path for item in lost if heal and item[1] for path in _heal(resolver, *item)}
+    damage = tuple(Damage(path, expected, actual, path in healed) for path, expected, actual in found)
+    return Verified(len(targets), damage)
+
+
+def _open(settings: Settings | None) -> Cache:
+    return Cache.open((settings or Settings.load()).cache)
+
+
+def _placed(cache: Cache) -> Iterator[tuple[Manifest, list[FileEntry]]]:
+    """Versions with those of their files that were put into the model folder."""
+    for manifest in cache.manifests():
+        index = read_index(cache.model_folder(manifest))
+        entries = [entry for entry in manifest.files if entry.path in index]
+        if entries:
+            yield manifest, entries
+
+
+def _describe(cache: Cache, manifest: Manifest, entries: list[FileEntry], pins: dict[str, set[str]]) -> CachedVersion:
+    folder, digest = cache.model_folder(manifest), manifest.digest()
+    return CachedVersion(
+        name=manifest.name,
+        alias=manifest.alias,
+        digest=digest,
+        pins=tuple(sorted(pins.get(digest, ()))),
+        roles=tuple(sorted({entry.role.value for entry in entries})),
+        size_bytes=sum(entry.size_bytes for entry in entries),
+        used_at=min(index_path(folder).stat().st_mtime, time.time()),
+        path=folder,
+    )
+
+
+def _remove(cache: Cache, digests: Iterable[str], *, dry_run: bool) -> Removed:
+    gone = {digest: manifest for digest in digests if (manifest := cache.read_manifest(digest))}
+    kept = {entry.sha256 for other in cache.manifests() if other.digest() not in gone for entry in other.files}
+    freed_bytes = 0
+    for manifest in gone.values():
+        freed_bytes += cache.remove_version(manifest, kept, dry_run=dry_run)
+        kept |= {entry.sha256 for entry in manifest.files} if dry_run else set()
+    return Removed(tuple(f"{manifest.name}@{digest}" for digest, manifest in gone.items()), freed_bytes)
+
+
+def _targets(cache: Cache) -> dict[Path, str]:
+    """Every cached file with the digest that it should have."""
+    targets = {path: f"sha256:{path.name}" for path in cache.blobs()}
+    for manifest, entries in _placed(cache):
+        folder = cache.model_folder(manifest)
+        targets |= {folder / entry.path: entry.sha256 for entry in entries}
+    return {path: digest for path, digest in targets.items() if path.is_file() and not path.is_symlink()}
+
+
+def _damaged(cache: Cache, targets: dict[Path, str], progress: Progress | None) -> Iterator[tuple[Path, str, str]]:
+    """Path, expected and actual digest of each damaged file, which is set aside."""
+    sizes = {path: path.stat().st_size for path in targets}
+    meter = Meter("hash", sum(sizes.values()), progress)
+    for path, expected in targets.items():
+        with meter.file(path.name, sizes[path]), cache.guarded("read", path):
+            actual = hash_file(path)
+        if actual != expected:
+            cache.quarantine(path, expected)
+            yield path, expected, actual
+
+
+def _heal(resolver: Resolver, manifest: Manifest, entries: list[FileEntry]) -> list[Path]:
+    """Fetches files again; returns the paths that are right now."""
+    folder = resolver.cache.model_folder(manifest)
+    try:
+        resolver.restore(manifest, entries, Stub.parse(manifest.name).pinned(manifest.digest()))
+    except (UnavailableError, NotFoundError) as error:
+        warnings.warn(f"{manifest.name} can't be healed: {error}", ZooWarning, stacklevel=3)
+        return []
+    return [path for entry in entries for path in (folder / entry.path, resolver.cache.blob_path(entry.sha256))]

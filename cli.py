@@ -3,6 +3,9 @@
 Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 integrity, 5 not allowed, 6 offline or unavailable,
 7 unsupported model. Data goes to standard output, everything else to standard error. `--json` and `--debug`
 may stand anywhere on the command line.
+
+One file holds every command, longer than others here: it is the map of what can be typed, and each function only
+parses, calls and prints.
 """
 
 from __future__ import annotations
@@ -10,15 +13,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from zoo.terminal import Output, counting_bar, size_text, transfer_bars
+from zoo.terminal import Output, counting_bar, show_warnings_plainly, size_text, transfer_bars
 
 if TYPE_CHECKING:
     from registry.settings import Settings
 
+EXIT_INTEGRITY = 4
 EXIT_UNSUPPORTED = 7
 EXIT_INTERRUPTED = 130
 EXIT_PIPE = 141
@@ -126,7 +130,13 @@ def search(
     """
     import zoo
 
-    filters = {"domain": domain, "task": task, "architecture": architecture, "dataset": dataset, "pattern": pattern}
+    filters: dict[str, Any] = {
+        "domain": domain,
+        "task": task,
+        "architecture": architecture,
+        "dataset": dataset,
+        "pattern": pattern,
+    }
     page = zoo.search(text, quantized=quantized, sparsity_min=sparsity_min, limit=limit, **filters)
     lines = [
         f"{item.name}  v{item.latest_version}  {size_text(item.size_bytes)}  {item.alias or ''}" for item in page.items
@@ -179,6 +189,8 @@ def verify_cache() -> None:
     with transfer_bars() as progress:
         report = verify(progress=progress)
     Output.emit(report, str(report))
+    if not report.is_sound:
+        raise typer.Exit(EXIT_INTEGRITY)
 
 
 @cache_app.command("prune")
@@ -458,7 +470,7 @@ def scrub_registry(folder: FolderOption = None, database_url: DatabaseOption = N
     ]
     Output.emit(report, "\n".join([f"{report.checked} files checked", *bad]))
     if not report.is_sound:
-        raise typer.Exit(4)
+        raise typer.Exit(EXIT_INTEGRITY)
 
 
 @token_app.command("create")
@@ -580,6 +592,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     arguments = sys.argv[1:] if argv is None else argv
     flags = [flag for flag in GLOBAL_FLAGS if flag in arguments]
     arguments = [*flags, *(a for a in arguments if a not in GLOBAL_FLAGS)]
+    show_warnings_plainly()
     try:
         code = app(arguments, prog_name="zoo", standalone_mode=False) or 0
     except BaseException as error:

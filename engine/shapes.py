@@ -108,6 +108,7 @@ def _infer_into(node: Node, opset: int, shapes: dict[str, Shape], values: dict[s
         raise ModelError(f"{node.label}: has {len(node.outputs)} outputs, {len(result)} expected")
     shapes.update((name, shape) for name, shape in zip(node.outputs, result, strict=False) if name)
     known = node.op_type in ("Shape", "Size") or all(n in values for n in node.inputs if n)
+    known = known and node.op_type not in ("QuantizeLinear", "DequantizeLinear")  # no size follows from these
     if known and _is_small(shapes, node):
         if node.op_type in ("Shape", "Size"):
             arguments = [np.broadcast_to(np.False_, shapes[node.inputs[0]])]

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import Connection, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
@@ -44,7 +44,7 @@ class Database:
         try:
             with Session(self.engine) as session:
                 yield session
-        except (OperationalError, PoolTimeoutError) as error:
+        except (DBAPIError, PoolTimeoutError) as error:
             raise _unavailable(error) from error
 
     def write(self, work: Callable[[Session], T]) -> T:
@@ -57,11 +57,9 @@ class Database:
             try:
                 with Session(self._writing, expire_on_commit=False) as session, session.begin():
                     return work(session)
-            except (OperationalError, PoolTimeoutError) as error:
+            except (DBAPIError, PoolTimeoutError) as error:
                 if not _is_retryable(error):
                     raise _unavailable(error) from error
-                last: Exception = error
-            except IntegrityError as error:
                 last = error
             time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311  # jitter, not a secret
         raise UnavailableError("the database is too busy to write; try again") from last
@@ -130,6 +128,8 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _is_retryable(error: SQLAlchemyError) -> bool:
+    if isinstance(error, IntegrityError):
+        return True
     original = error.orig if isinstance(error, DBAPIError) else None
     return getattr(original, "sqlstate", None) in _RETRYABLE_STATES
 

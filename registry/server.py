@@ -33,7 +33,7 @@ def serve(settings: Settings) -> None:
         database.close()
     listener = listen(settings)
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings.model_copy(update={"port": listener.getsockname()[1]})),
         log_config=None,
         access_log=False,
         server_header=False,

@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     storage: Path = Field(default_factory=lambda: user_data_path("sparrow-zoo") / "registry")
     database_url: str = ""
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65_535)] = 8750
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     public_url: Annotated[str, Field(pattern=r"^(https?://[A-Za-z0-9._:\[\]/~-]+)?$")] = ""
     trusted_hosts: tuple[str, ...] = ()
     require_token: bool | None = None

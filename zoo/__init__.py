@@ -28,10 +28,11 @@ if TYPE_CHECKING:
         ZooError,
     )
     from zoo.manifest import Manifest, Role
+    from zoo.progress import ProgressEvent, ZooWarning
     from zoo.publish import publish
     from zoo.recipe import Recipe
     from zoo.resolver import pull, resolve, search
-    from zoo.settings import Settings
+    from zoo.settings import Settings, SettingsError
     from zoo.stub import Stub
 
 _HOMES = {
@@ -42,15 +43,18 @@ _HOMES = {
     "Manifest": "zoo.manifest",
     "ManifestError": "zoo.errors",
     "NotFoundError": "zoo.errors",
+    "ProgressEvent": "zoo.progress",
     "Recipe": "zoo.recipe",
     "RecipeError": "zoo.errors",
     "Role": "zoo.manifest",
     "Settings": "zoo.settings",
+    "SettingsError": "zoo.settings",
     "Stub": "zoo.stub",
     "StubError": "zoo.errors",
     "TrainingError": "zoo.errors",
     "UnavailableError": "zoo.errors",
     "ZooError": "zoo.errors",
+    "ZooWarning": "zoo.progress",
     "publish": "zoo.publish",
     "pull": "zoo.resolver",
     "resolve": "zoo.resolver",
@@ -65,15 +69,18 @@ __all__ = [
     "Manifest",
     "ManifestError",
     "NotFoundError",
+    "ProgressEvent",
     "Recipe",
     "RecipeError",
     "Role",
     "Settings",
+    "SettingsError",
     "Stub",
     "StubError",
     "TrainingError",
     "UnavailableError",
     "ZooError",
+    "ZooWarning",
     "publish",
     "pull",
     "resolve",

@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from zoo.disk import clone_or_copy, hash_file, make_folders, size_of, sync_folder, write_whole
 from zoo.errors import CacheError, ManifestError
 from zoo.manifest import FileEntry, Manifest
 from zoo.progress import ZooWarning
@@ -36,9 +37,7 @@ from zoo.stub import Stub
 from zoo.version import VersionView
 
 FORMAT = "1"
-CHUNK_BYTES = 1 << 20
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Models that can be fetched again. See https://bford.info/cachedir/\n"
-_FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ class Cache:
 
     def has_blob(self, entry: FileEntry) -> bool:
         """Whether a blob of the right size is there; `verify_blob` reads it."""
-        return _size_of(self.blob_path(entry.sha256)) == entry.size_bytes
+        return size_of(self.blob_path(entry.sha256)) == entry.size_bytes
 
     def verify_blob(self, digest: str) -> str | None:
         """Reads a blob; if its bytes are wrong, moves it into quarantine and returns the digest that they have."""
@@ -144,7 +143,7 @@ class Cache:
             target.parent.mkdir(parents=True, exist_ok=True)
             path.chmod(0o444)
             path.replace(target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
 
     def partial_folder(self) -> Path:
         """Where downloads and copies under way lie."""
@@ -240,7 +239,7 @@ class Cache:
         own = [self.blob_path(entry.sha256) for entry in manifest.files if entry.sha256 not in kept]
         digest = manifest.digest()
         with self.guarded("remove", folder):
-            freed_bytes = sum(_size_of(path) or 0 for path in {*own, *folder.rglob("*")})
+            freed_bytes = sum(size_of(path) or 0 for path in {*own, *folder.rglob("*")})
             if dry_run:
                 return freed_bytes
             for path in [path for path, ref in self.refs() if ref.digest == digest]:
@@ -262,15 +261,15 @@ class Cache:
         for path, age_s in loose:
             with self.guarded("remove", path), suppress(FileNotFoundError, IsADirectoryError):
                 if time.time() - path.lstat().st_mtime > age_s:
-                    freed_bytes += _size_of(path) or 0
+                    freed_bytes += size_of(path) or 0
                     path.unlink() if not dry_run else None
         return freed_bytes
 
     def _place_file(self, blob: Path, target: Path) -> None:
-        _make_folders(target.parent, self.root)
+        make_folders(target.parent, self.root)
         fresh = self.partial_folder() / f"{secrets.token_hex(8)}.copy"
         try:
-            _clone_or_copy(blob, fresh)
+            clone_or_copy(blob, fresh)
             fresh.chmod(0o444)
             if target.is_dir() and not target.is_symlink():
                 raise IsADirectoryError(errno.EISDIR, "a folder is in the place of a file; remove it", str(target))
@@ -321,25 +320,6 @@ def read_index(folder: Path) -> dict[str, Any]:
     return _read_json(index_path(folder))
 
 
-def hash_file(path: Path) -> str:
-    """The sha256 digest of a file's bytes, as manifests write it."""
-    with path.open("rb") as stream:
-        return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a small file so that a reader sees the old bytes or the new ones, also after a crash."""
-    fresh = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")
-    try:
-        with fresh.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
-
-
 def _check_rights(root: Path) -> None:
     if os.name != "posix":
         return
@@ -357,15 +337,6 @@ def _check_rights(root: Path) -> None:
         warnings.warn(text, ZooWarning, stacklevel=5)
 
 
-def _make_folders(folder: Path, root: Path) -> None:
-    """Makes a folder below the root; refuses a link on the way, which would lead the file out of the cache."""
-    for level in [*reversed(folder.relative_to(root).parents), folder.relative_to(root)]:
-        step = root / level
-        if step.is_symlink() and step != root:
-            raise NotADirectoryError(errno.ENOTDIR, "a link is in the place of a folder; remove it", str(step))
-        step.mkdir(exist_ok=True)
-
-
 def _is_intact(path: Path, entry: FileEntry, noted: object) -> bool:
     try:
         status = path.lstat()
@@ -375,47 +346,9 @@ def _is_intact(path: Path, entry: FileEntry, noted: object) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size == entry.size_bytes and noted == found
 
 
-def _clone_or_copy(source: Path, target: Path) -> None:
-    """A file of its own with the same bytes: shares blocks where the file system can, copies elsewhere."""
-    with source.open("rb") as reader, target.open("xb") as writer:
-        if not _clone(reader.fileno(), writer.fileno()):
-            shutil.copyfileobj(reader, writer, CHUNK_BYTES)
-        writer.flush()
-        os.fsync(writer.fileno())
-
-
-def _clone(source: int, target: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # not a POSIX system
-        return False
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-    except OSError:
-        return False
-    return True
-
-
-def _size_of(path: Path) -> int | None:
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):  # some file systems refuse to sync a folder
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -24,6 +24,7 @@ from weakref import WeakSet
 
 import httpx
 
+from zoo.disk import CHUNK_BYTES
 from zoo.errors import IntegrityError, UnavailableError, ZooError
 from zoo.manifest import Manifest
 from zoo.problems import RangeRefusedError, error_of, first_line, read_document
@@ -36,7 +37,6 @@ from zoo.version import SearchPage, VersionSummary, VersionView
 BASE = "/api/v1"
 MAX_REDIRECTS = 5
 MAX_DOCUMENT_BYTES = 32 << 20
-CHUNK_BYTES = 1 << 20
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})\Z")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _WITHOUT_PROXY = ("all://localhost", "all://127.0.0.1", "all://[::1]")

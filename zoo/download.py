@@ -9,8 +9,9 @@ import warnings
 from collections.abc import Callable
 from typing import BinaryIO
 
-from zoo.cache import CHUNK_BYTES, Cache
+from zoo.cache import Cache
 from zoo.client import BlobStream, RegistryClient
+from zoo.disk import CHUNK_BYTES
 from zoo.errors import IntegrityError
 from zoo.manifest import FileEntry
 from zoo.partial import Partial
@@ -36,11 +37,11 @@ def fetch_blob(client: RegistryClient, cache: Cache, entry: FileEntry, patience:
     `NotFoundError`, `AccessError`. `report` gets the number of bytes that are there.
     """
     partial = Partial(cache, entry.sha256)
-    while not partial.acquire():
-        time.sleep(_POLL_S)
-        if cache.has_blob(entry):
-            return
     try:
+        while not partial.acquire():
+            time.sleep(_POLL_S)
+            if cache.has_blob(entry):
+                return
         if not cache.has_blob(entry):
             _fetch_twice(_Download(client, cache, entry, partial, patience, report))
             cache.admit(partial.path, entry.sha256)

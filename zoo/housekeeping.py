@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from zoo.cache import Cache, hash_file, index_path, read_index, safe_name
+from zoo.cache import Cache, index_path, read_index, safe_name
+from zoo.disk import hash_file
 from zoo.errors import NotFoundError, UnavailableError
 from zoo.manifest import FileEntry, Manifest
 from zoo.progress import Meter, Progress, ZooWarning

@@ -101,7 +101,7 @@ class Partial:
                 os.utime(self._claim)
 
     def release(self) -> None:
-        """Gives the claim back; bytes that are still there stay for whoever continues."""
+        """Gives the claim back, if there is one; bytes that are still there stay for whoever continues."""
         with suppress(OSError):
             self.path.replace(self._free)
         with suppress(OSError):

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.cache import hash_file
 from zoo.client import RegistryClient
+from zoo.disk import hash_file
 from zoo.errors import AccessError, IntegrityError, StubError, UnavailableError, ZooError
 from zoo.layout import Layout, LeftOut, LocalFile, read_layout
 from zoo.manifest import FileEntry, Manifest

@@ -47,7 +47,7 @@ def pull(
     `UnavailableError` (no registry, or offline and not cached), `AccessError`, `CacheError`.
     """
     with Resolver(settings or Settings.load(), progress) as resolver:
-        return resolver.pull(_stub(stub), None if role is None else Role(role))
+        return resolver.pull(_stub(stub), _role(role))
 
 
 def resolve(stub: str | Stub, *, settings: Settings | None = None) -> VersionView:
@@ -124,12 +124,11 @@ class Resolver:
 
     def fetch(self, manifest: Manifest, entries: Sequence[FileEntry], stub: Stub) -> Path:
         """Puts the files into the model folder, downloading what the cache lacks; returns the folder."""
-        folder = self.cache.model_folder(manifest)
+        self.cache.touch(manifest)
         wanted = self.cache.not_in_place(manifest, entries)
         if wanted:
             self.restore(manifest, wanted, stub)
-        self.cache.touch(manifest)
-        return folder
+        return self.cache.model_folder(manifest)
 
     def restore(self, manifest: Manifest, entries: Sequence[FileEntry], stub: Stub) -> None:
         """Puts files into the model folder whether or not they look right there."""
@@ -222,6 +221,13 @@ def _name(entry: FileEntry) -> str:
 
 def _stub(stub: str | Stub) -> Stub:
     return stub if isinstance(stub, Stub) else Stub.parse(stub)
+
+
+def _role(role: Role | str | None) -> Role | None:
+    try:
+        return None if role is None else Role(role)
+    except ValueError:
+        raise NotFoundError(f"there is no role {role!a}; the roles are {', '.join(Role)}") from None
 
 
 def _never_seen(stub: Stub, error: UnavailableError, *, offline: bool) -> UnavailableError:

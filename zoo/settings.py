@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import platformdirs
@@ -98,30 +98,9 @@ class Settings:
         """
         environ = os.environ if environ is None else environ
         flags = {"home": home, "cache": cache, "endpoint": endpoint, "token": token, "offline": offline}
-        layers = [_flag_layer(flags), _environment_layer(environ)]
-        given_home = _first(layers, "home")
-        root = given_home[0] if given_home else platformdirs.user_config_path(APP)
-        project = _project_file(folder)
-        files = [project] if project else []
-        layers += [_file_layer(path) for path in [*files, Path(str(root)) / USER_FILE]]
-        defaults = {
-            "home": root,
-            "cache": Path(str(root)) / "cache" if given_home else platformdirs.user_cache_path(APP),
-            "endpoint": DEFAULT_ENDPOINT,
-            "token": None,
-            "offline": False,
-        }
-        found = {key: _first(layers, key) or (defaults[key], "default") for key in defaults}
-        if found["token"][0] is None:
-            found["token"] = _stored_token(Path(str(root)), str(found["endpoint"][0]))
-        return cls(
-            home=Path(str(found["home"][0])),
-            cache=Path(str(found["cache"][0])),
-            endpoint=str(found["endpoint"][0]),
-            token=None if found["token"][0] is None else str(found["token"][0]),
-            offline=bool(found["offline"][0]),
-            origins={key: origin for key, (_, origin) in found.items()},
-        )
+        found = _find([_flag_layer(flags), _environment_layer(environ)], folder)
+        values: dict[str, Any] = {key: value for key, (value, _) in found.items()}
+        return cls(**values, origins={key: origin for key, (_, origin) in found.items()})
 
 
 def save_token(settings: Settings, token: str) -> Path:
@@ -144,6 +123,25 @@ def forget_token(settings: Settings) -> bool:
 class _Layer:
     values: Mapping[str, object]
     where: Callable[[str], str]
+
+
+def _find(layers: list[_Layer], folder: Path | None) -> dict[str, tuple[object, str]]:
+    """Value and origin of each setting."""
+    given_home = _first(layers, "home")
+    home = Path(str(given_home[0])) if given_home else platformdirs.user_config_path(APP)
+    project = _project_file(folder)
+    layers = [*layers, *(_file_layer(path) for path in (project, home / USER_FILE) if path)]
+    defaults = {
+        "home": home,
+        "cache": home / "cache" if given_home else platformdirs.user_cache_path(APP),
+        "endpoint": DEFAULT_ENDPOINT,
+        "offline": False,
+    }
+    found: dict[str, tuple[object, str]] = {
+        key: _first(layers, key) or (value, "default") for key, value in defaults.items()
+    }
+    found["token"] = _first(layers, "token") or _stored_token(home, str(found["endpoint"][0]))
+    return found
 
 
 def _first(layers: list[_Layer], key: str) -> tuple[object, str] | None:

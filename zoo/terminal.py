@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from zoo.progress import ZooWarning
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -35,6 +38,20 @@ class Output:
         else:
             text = f"error: {text}"
         print(text, file=sys.stderr, flush=True)
+
+
+def show_warnings_plainly() -> None:
+    """Makes the library's own warnings one line each on standard error; others keep Python's form."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, ZooWarning):
+            print(f"note: {message}", file=sys.stderr, flush=True)
+        else:
+            usual(message, category, *rest, **more)
+
+    warnings.simplefilter("always", ZooWarning)
+    warnings.showwarning = show
 
 
 def plain(value: object) -> Any:

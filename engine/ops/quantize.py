@@ -25,7 +25,7 @@ def quantize(x: Array, scale: Array, zero_point: Array) -> Array:
     """clamp(rint(x / scale) + zero_point), ties to even, in the zero point's dtype."""
     limits = np.iinfo(zero_point.dtype)
     rounded = np.rint(x / scale) + zero_point.astype(np.float32)
-    return np.clip(rounded, limits.min, limits.max).astype(zero_point.dtype)
+    return np.asarray(np.clip(rounded, limits.min, limits.max)).astype(zero_point.dtype)
 
 
 def _quantize(call: Call) -> tuple[Array, ...]:

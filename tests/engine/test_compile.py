@@ -186,8 +186,8 @@ def export() -> Export:
     torch.set_num_threads(1)
     made: dict[tuple[str, str, int], onnx.ModelProto] = {}
     sizes = {"vocab_size": VOCABULARY, "max_position_embeddings": 48}
-    bert = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    distil = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+    bert = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    distil = {"dim": 32, "n_layers": 1, "n_heads": 4, "hidden_dim": 64}
 
     def build(architecture: str, attention: str, opset: int) -> onnx.ModelProto:
         small = architecture.startswith("Distil")
@@ -233,10 +233,8 @@ def export() -> Export:
     ("architecture", "attention", "opset"),
     [
         ("BertForQuestionAnswering", "eager", 20),
-        ("BertForQuestionAnswering", "sdpa", 18),
         ("DistilBertForQuestionAnswering", "eager", 18),
         ("BertForSequenceClassification", "sdpa", 23),
-        ("BertModel", "eager", 23),
     ],
 )
 def test_exported_transformer_agrees_with_onnxruntime(

@@ -50,7 +50,11 @@ def test_quantized_model_quantizes_inside_its_steps(form: str) -> None:
     assert attention.probability_quantization is not None
     assert attention.quantization is not None
     norms = [s for s in program.steps if isinstance(s, LayerNorm)]
-    assert [(n.out is not None, n.out_quantized is not None) for n in norms] == [(True, True), (True, True), (False, True)]
+    assert [(n.out is not None, n.out_quantized is not None) for n in norms] == [
+        (True, True),
+        (True, True),
+        (False, True),
+    ]
     linears = [s for s in program.steps if isinstance(s, LinearU8)]
     assert [s.quantization is not None for s in linears] == [True, True, True, False, True, False, False]
 

@@ -51,7 +51,7 @@ class Body:
         return self.op("Add", self.op("MatMul", x, self.weight(HIDDEN, size)), self.weight(size))
 
     def model(self, output: str, opset: int = 13, shape: tuple[int | str, ...] = ("b", "s", HIDDEN)) -> onnx.ModelProto:
-        inputs = {name: ("b", "s") for name in ("input_ids", "attention_mask")}
+        inputs = dict.fromkeys(("input_ids", "attention_mask"), ("b", "s"))
         return model_of(self.nodes, inputs, {output: shape}, self.constants, opset)
 
 

@@ -85,10 +85,14 @@ CASES: list[tuple[str, list[Array | None], dict[str, Any]]] = [
     ("QuantizeLinear", [F, np.float32([0.01, 0.02, 0.05]), np.int8([0, 3, -9])], {"axis": 1}),
     ("DequantizeLinear", [Q, scalar(0.03), scalar(100, np.uint8)], {}),
     ("DequantizeLinear", [W, np.float32([0.1, 0.2, 0.3, 0.4]), np.int8([0, 1, 2, 3])], {"axis": 0}),
-    ("QLinearMatMul", [Q, scalar(0.1), scalar(9, np.uint8), W, scalar(0.2), scalar(0, np.int8), scalar(40), scalar(99, np.uint8)], {}),
+    (
+        "QLinearMatMul",
+        [Q, scalar(0.1), scalar(9, np.uint8), W, scalar(0.2), scalar(0, np.int8), scalar(40), scalar(99, np.uint8)],
+        {},
+    ),
     ("Attention", [F[None, ...], G[None, ...], F[None, ...], np.array([[True, False, True]] * 3)], {}),
     ("Attention", [F, G, F], {"q_num_heads": 2, "kv_num_heads": 2, "scale": 0.3}),
-]  # fmt: skip
+]
 
 
 def model_of_case(op: str, inputs: list[Array | None], attributes: dict[str, Any], opset: int) -> onnx.ModelProto:
@@ -194,5 +198,3 @@ def test_graph_reference_is_onnxruntime(form: str) -> None:
     found = run_graph(parse(model.SerializeToString()), inputs)
     for name, expected in zip(found, session(model).run(list(found), inputs), strict=True):
         np.testing.assert_allclose(found[name], expected, atol=1e-5)
-
-

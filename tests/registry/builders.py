@@ -142,7 +142,7 @@ def bert(name: str = LONG, alias: str | None = ALIAS, revision: int = 1) -> Fold
         "repo": "huggingface",
         "dataset": "squad",
         "license": "Apache-2.0",
-        "description": "BERT-base for extractive question answering, pruned to 80 % in 1x4 blocks and quantized to 8 bits.",
+        "description": "BERT-base for extractive question answering, 80 % pruned in 1x4 blocks, quantized to 8 bits.",
         "sparsity": 0.8,
         "pattern": "4block",
         "quantized": True,

@@ -37,14 +37,14 @@ def test_row_44_a_foreign_host_header_is_refused(sqlite_site: Site) -> None:
         answer = client.get(HEALTH, headers={"Host": host})
         assert (answer.status_code, answer.json()["code"]) == (400, "REQUEST_INVALID"), host
         assert answer.headers["x-content-type-options"] == "nosniff"
-    for host in ("localhost", "LOCALHOST:8750", "127.0.0.1", "127.0.0.1:1", "[::1]:8750"):
+    for host in ("localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:1", "[::1]:8080"):
         assert client.get(HEALTH, headers={"Host": host}).status_code == 200, host
 
 
 def test_row_44_named_hosts_are_accepted(tmp_path: Path) -> None:
     given = Settings(storage=tmp_path, host=ANY, public_url="https://zoo.example:8443/", trusted_hosts=("inner",))
     with open_site(given) as site:
-        for host, status in (("zoo.example:8443", 200), ("inner", 200), ("10.0.0.7:8750", 200), ("evil.example", 400)):
+        for host, status in (("zoo.example:8443", 200), ("inner", 200), ("10.0.0.7:8080", 200), ("evil.example", 400)):
             assert site.client.get(HEALTH, headers={"Host": host}).status_code == status, host
 
 

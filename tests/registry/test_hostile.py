@@ -176,7 +176,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(field=st.sampled_from(["name", "alias", "files", "metadata", "schema_version"]), value=json_values)
 def test_row_34_any_value_in_a_manifest_gets_an_answer(site: Site, field: str, value: Any) -> None:
     body = json.dumps({"manifest": small().manifest | {field: value}})
@@ -184,7 +184,7 @@ def test_row_34_any_value_in_a_manifest_gets_an_answer(site: Site, field: str, v
     assert answer.status_code in (200, 201, 400, 409, 422)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.binary(max_size=200), path=st.sampled_from(["/api/v1/versions", "/api/v1/blobs/missing"]))
 def test_row_34_any_bytes_get_a_problem(sqlite_site: Site, body: bytes, path: str) -> None:
     refused(sqlite_site.client.post(path, content=body, headers=JSON))

@@ -10,6 +10,11 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+
+from registry import admin
+from registry.errors import StartError
+from registry.server import listen
 from registry.settings import Settings
 from tests.registry.builders import ALIAS, bert, digest_of, small
 from tests.registry.conftest import ROOT, Program

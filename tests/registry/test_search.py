@@ -164,7 +164,7 @@ def test_row_41_a_tampered_cursor_is_refused(client: TestClient) -> None:
     assert client.get(PATH, params={"limit": 3, "cursor": cursor}).status_code == 200
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(query=st.text(max_size=60), cursor=st.none() | st.text(max_size=30))
 def test_row_42_any_text_gets_an_answer(site: Site, query: str, cursor: str | None) -> None:
     text = quote(query.encode("utf-8", "surrogatepass"))

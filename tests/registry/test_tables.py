@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy.exc import IntegrityError, StatementError
 from sqlalchemy.orm import Session
 
 from registry.db import Database
+from registry.errors import UnavailableError
 from registry.tables import Blob, File, Model, Name, Tag, Token, Version
 from tests.registry.builders import digest_of
 from tests.registry.conftest import Site
@@ -105,3 +107,14 @@ def test_row_61_a_time_without_a_zone_is_refused(session: Session) -> None:
     session.add(Token(name="naive", hash="0" * 64, created_at=datetime(2026, 1, 1)))  # noqa: DTZ001
     with pytest.raises(StatementError, match="zone"):
         session.flush()
+
+
+def test_a_database_that_fails_is_unavailable_and_nothing_worse(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'broken.db'}")
+    database.close()
+    (tmp_path / "broken.db").write_bytes(b"no database, but a text that is longer than a header. " * 100)
+    with pytest.raises(UnavailableError, match="try again"), database.read() as opened:
+        opened.scalar(select(Model.id))
+    with pytest.raises(UnavailableError):
+        database.write(lambda opened: opened.scalar(select(Model.id)))
+    assert (tmp_path / "broken.db").read_bytes().startswith(b"no database")

@@ -420,6 +420,7 @@ def test_row_20_partial_that_is_no_file_is_an_error(
     with pytest.raises(CacheError, match="no regular file"):
         fetch(settings, cache)
     assert victim.read_text() == "precious"
+    assert_absent(cache)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE])

@@ -133,6 +133,15 @@ def test_alias_and_metadata(settings: Settings, tmp_path: Path) -> None:
     }
 
 
+def test_row_07_a_short_name_never_means_two_models(settings: Settings, model: Path, name: str) -> None:
+    zoo.publish(model, name, alias=f"{name}-short", settings=settings)
+    with pytest.raises(ConflictError, match=f"{name}-short"):
+        zoo.publish(model, f"{name}-other", alias=f"{name}-short", settings=settings)
+    assert zoo.resolve(f"{name}-short", settings=settings).name == name
+    with pytest.raises(NotFoundError):
+        zoo.resolve(f"{name}-other", settings=settings)
+
+
 @pytest.mark.parametrize("stub", ["zoo:a?recipe=x", f"zoo:a@sha256:{'0' * 64}", "nope"])
 def test_stubs_that_name_no_place_for_a_version(settings: Settings, model: Path, stub: str) -> None:
     with pytest.raises(StubError):

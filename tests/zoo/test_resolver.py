@@ -91,7 +91,7 @@ def test_roles_give_folders_and_files(settings: Settings) -> None:
     assert zoo.pull(LONG, "sample-inputs", settings=settings).name == "sample-inputs"
     with pytest.raises(NotFoundError, match="no files with the role benchmark; it has card, deployment"):
         zoo.pull(LONG, "benchmark", settings=settings)
-    with pytest.raises(ValueError, match="nonsense"):
+    with pytest.raises(NotFoundError, match="no role 'nonsense'; the roles are training, deployment"):
         zoo.pull(LONG, "nonsense", settings=settings)
 
 

@@ -132,7 +132,23 @@ def test_damaged_token_files_are_named(tmp_path: Path, text: str) -> None:
 
 
 def test_public_names_are_exactly_these() -> None:
-    assert dir(zoo) == sorted(zoo.__all__)
+    errors = [
+        "Access",
+        "Cache",
+        "Conflict",
+        "Integrity",
+        "Manifest",
+        "NotFound",
+        "Recipe",
+        "Settings",
+        "Stub",
+        "Training",
+        "Unavailable",
+        "Zoo",
+    ]
+    types = ["Manifest", "ProgressEvent", "Recipe", "Role", "Settings", "Stub", "ZooWarning"]
+    functions = ["publish", "pull", "resolve", "search"]
+    assert sorted(zoo.__all__) == dir(zoo) == sorted([*(f"{name}Error" for name in errors), *types, *functions])
     for name in zoo.__all__:
         assert getattr(zoo, name).__name__ == name
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

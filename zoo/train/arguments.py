@@ -128,7 +128,7 @@ def _check(model: ModelArguments, data: DataArguments, run: RunArguments) -> Non
     if model.one_shot and run.do_train:
         raise TrainingError("--one_shot and --do_train exclude each other")
     for flag, wanted, file in (
-        ("--do_train", run.do_train, data.train_file),
+        ("--do_train", run.do_train or model.one_shot, data.train_file),
         ("--do_eval", run.do_eval, data.validation_file),
     ):
         if wanted and data.dataset_name is None and file is None:

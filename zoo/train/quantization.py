@@ -8,7 +8,7 @@ Parameters keep their objects and names, so an optimizer made before quantizatio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -288,6 +288,19 @@ def set_observing(model: nn.Module, observing: bool) -> None:
     """Let the grids follow the data, or freeze them."""
     for module in _quantizers(model):
         module.observing = observing
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> None:
+    """Let the grids, and nothing else, learn their ranges from some batches of inputs; then freeze them."""
+    model.eval()
+    for grid in _quantizers(model):
+        grid.observing = True
+        grid.train()
+    for batch in batches:
+        model(**batch)
+    model.eval()
+    set_observing(model, False)
 
 
 def _quantizers(model: nn.Module) -> Iterable[ActivationQuantizer | WeightQuantizer]:

@@ -20,7 +20,7 @@ _SLACK = 1.5  # elements or blocks by which a count may be off
 
 
 def build_report(session: RecipeSession, metrics: dict[str, float], seconds: float) -> dict[str, Any]:
-    """Return the report of a finished session, in plain JSON types.
+    """Return the report of a finished session, in plain JSON types; no steps means a recipe applied at once.
 
     `missed` lists in words what the recipe asked for and the model lacks; empty when all was reached.
     """
@@ -93,17 +93,16 @@ def _missed_sparsity(layers: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _missed_quantization(session: RecipeSession, coverage: dict[str, Any]) -> list[str]:
-    asked = [m for m in session.quantizations if m.started(session.epoch)]
-    if session.quantizations and not asked:
+    if not session.quantization_begun:
         return [f"training ended at epoch {session.epoch:.2f}, before quantization started"]
-    if asked and not coverage["linear"]["quantized"]:
+    if session.quantizations and not coverage["linear"]["quantized"]:
         return ["no linear layer is quantized"]
     return []
 
 
 def _missed_epochs(session: RecipeSession) -> list[str]:
     wanted = session.recipe.max_epochs
-    if session.epoch < wanted - 1.5 / session.steps_per_epoch:
+    if 0 < session.step < wanted * session.steps_per_epoch - 1.5:
         return [f"training ended at epoch {session.epoch:.2f}, the recipe lasts until {wanted:g}"]
     return []
 

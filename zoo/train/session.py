@@ -26,7 +26,7 @@ from zoo.modifiers import DistillationModifier, QuantizationModifier, learning_r
 from zoo.recipe import Recipe
 from zoo.train.distillation import Teacher, distillation_loss, float_outputs
 from zoo.train.pruners import pruners_of
-from zoo.train.quantization import Scheme, quantize, quantized_modules, set_observing
+from zoo.train.quantization import Scheme, quantize, set_observing
 
 
 class RecipeSession:
@@ -61,21 +61,18 @@ class RecipeSession:
         if rate is not None and optimizer is not None:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        self._prune()
-        self._quantize()
+        self._act(self.epoch)
 
-    def _prune(self) -> None:
+    def _act(self, epoch: float) -> None:
         for pruner in self.pruners:
-            pruner.update(self.epoch)
-            pruner.apply(self.epoch)
-
-    def _quantize(self) -> None:
+            pruner.update(epoch)
+            pruner.apply(epoch)
         for index, modifier in enumerate(self.quantizations):
-            if modifier.started(self.epoch) and index not in self._quantized:
+            if modifier.started(epoch) and index not in self._quantized:
                 quantize(self.model, scheme_of(modifier))
                 self._quantized.add(index)
             if index in self._quantized:
-                set_observing(self.model, self.epoch < modifier.freeze_epoch)
+                set_observing(self.model, epoch < modifier.freeze_epoch)
 
     def loss(self, task_loss: Tensor, outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
         """Return the loss to minimise: the task's, mixed with the teacher's where the recipe distils now.
@@ -114,8 +111,11 @@ class RecipeSession:
 
     def finish(self) -> None:
         """Apply what is due at the very end, such as the last mask of a pruner that ends with the run."""
-        self._prune()
-        self._quantize()
+        self._act(self.epoch)
+
+    def apply_at_once(self) -> None:
+        """Do to the model, without training, all that the recipe has done by its end."""
+        self._act(max(self.recipe.max_epochs, *(m.start for m in self.recipe.modifiers), 0.0))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the step, the schedule's position and all masks, as tensors.
@@ -163,12 +163,12 @@ class RecipeSession:
             if was:
                 quantize(self.model, scheme_of(self.quantizations[index]))
                 self._quantized.add(index)
-        self._quantize()
+                set_observing(self.model, self.epoch < self.quantizations[index].freeze_epoch)
 
     @property
-    def quantized_names(self) -> list[str]:
-        """Names of the modules that lie on 8-bit grids now."""
-        return [name for name, _ in quantized_modules(self.model)]
+    def quantization_begun(self) -> bool:
+        """Whether all quantizations of the recipe have begun."""
+        return len(self._quantized) == len(self.quantizations)
 
 
 def scheme_of(modifier: QuantizationModifier) -> Scheme:

@@ -7,6 +7,7 @@ Checkpoints hold safetensors and JSON only, but for the optimizer's own state, w
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -24,11 +25,13 @@ from zoo.errors import TrainingError
 from zoo.modifiers import LearningRateFunctionModifier, QuantizationModifier, SetLearningRateModifier
 from zoo.recipe import Recipe
 from zoo.train.distillation import Teacher
+from zoo.train.quantization import calibrate
 from zoo.train.session import RecipeSession
 
 SESSION_FILE = "session.safetensors"
 RECIPE_FILE = "recipe.yaml"
 _STATE_FILE = "trainer_state.json"
+_CALIBRATION_BATCHES = 32
 _GROUP = 50  # batches whose features are sorted by length together
 
 
@@ -121,10 +124,11 @@ class Trainer(transformers.Trainer):
         return result
 
     def apply_once(self) -> None:
-        """Do at once, without training, what the recipe does by its end."""
-        self.session = RecipeSession(self.model, self.recipe, 1, None)
-        self.session.step = math.ceil(self.recipe.max_epochs)
-        self.session.finish()
+        """Do without training what the recipe does by its end; ranges come from a few training batches."""
+        self.session = RecipeSession(self.model, self.recipe, 1)
+        self.session.apply_at_once()
+        batches = itertools.islice(self.get_train_dataloader(), _CALIBRATION_BATCHES)
+        calibrate(self.model, ({k: v for k, v in batch.items() if k != "feature_index"} for batch in batches))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.lengths is None or (train_dataset is not None and train_dataset is not self.train_dataset):

@@ -10,6 +10,7 @@
 #ifndef SPW_INLINE
 #define SPW_INLINE static inline __attribute__((always_inline))
 #endif
+#define SPW_FUNCTION SPW_INLINE
 
 enum { S8_ROWS = 2, S8_TILES = 1, F32_ROWS = 4, F32_TILES = 1, SPARSE_TILES = 2 };
 

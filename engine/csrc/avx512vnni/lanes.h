@@ -10,6 +10,7 @@
 #ifndef SPW_INLINE
 #define SPW_INLINE static inline __attribute__((always_inline))
 #endif
+#define SPW_FUNCTION SPW_INLINE
 
 enum { S8_ROWS = 8, S8_TILES = 3, F32_ROWS = 8, F32_TILES = 3, SPARSE_TILES = 8 };
 

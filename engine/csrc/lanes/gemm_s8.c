@@ -1,6 +1,5 @@
 /* Dense uint8 x int8 layers: weights [N/8][K/4][8][4]. */
 #include "lanes.h"
-#include "product.h"
 #include "linear_store.h"
 
 SPW_INLINE void block(const spw_linear_u8 *step, uint32_t tile, uint32_t row, const uint32_t tiles) {
@@ -14,7 +13,7 @@ SPW_INLINE void block(const spw_linear_u8 *step, uint32_t tile, uint32_t row, co
     for (uint32_t r = 0; r < SPW_ROW_BLOCK; r += 4) {
       vi four[4] = {sums[r * tiles + t], sums[(r + 1) * tiles + t], sums[(r + 2) * tiles + t],
                     sums[(r + 3) * tiles + t]};
-      linear_store4(step, tile + t, row + r, four, step->activation);
+      linear_store4(step, tile + t, row + r, four);
     }
 }
 

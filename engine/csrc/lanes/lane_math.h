@@ -25,7 +25,7 @@ SPW_INLINE vf vf_round(vf a) {
 
 /* e^x for x <= 88; 0 below -87.3, where the result would be denormal. Relative error 1e-7.
  * x = n ln2 + r, |r| <= ln2/2, with ln2 split in two (Cody and Waite); the polynomial is a minimax fit. */
-SPW_INLINE vf vf_exp(vf x) {
+SPW_FUNCTION vf vf_exp(vf x) {
   static const float fit[] = {0.00138146104f, 0.00836871006f, 0.0416683890f, 0.166665211f,
                               0.499999940f,   1.0f,           1.0f};
   const vf lowest = vf_set1(-87.3f);
@@ -40,7 +40,7 @@ SPW_INLINE vf vf_exp(vf x) {
 
 /* erf(x), absolute error 3e-7: x times a polynomial in 2 (x / 3.9)^2 - 1, a least-maximum fit on
  * [-3.9, 3.9]; beyond, the result is +-1 exactly. NaN becomes 1. */
-SPW_INLINE vf vf_erf(vf x) {
+SPW_FUNCTION vf vf_erf(vf x) {
   static const float fit[] = {0.00159606012f, -0.00404269621f, 0.00296101742f, -0.00347947632f, 0.0122481994f,
                               -0.0221518818f, 0.0299632121f,   -0.0417854562f, 0.0576439351f,   -0.0739973336f,
                               0.0907090306f,  -0.109515764f,   0.134688929f,   -0.181011498f,   0.362583995f};
@@ -56,7 +56,7 @@ SPW_INLINE vf vf_gelu(vf x) {
 }
 
 /* Cephes tanhf's polynomial for |x| < 0.625; elsewhere 1 - 2 / (e^2|x| + 1), with x's sign. */
-SPW_INLINE vf vf_tanh(vf x) {
+SPW_FUNCTION vf vf_tanh(vf x) {
   static const float fit[] = {-5.70498872745e-3f, 2.06390887954e-2f, -5.37397155531e-2f, 1.33314422036e-1f,
                               -3.33332819422e-1f};
   const vf one = vf_set1(1.0f);
@@ -69,7 +69,7 @@ SPW_INLINE vf vf_tanh(vf x) {
   return vf_where_less(magnitude, vf_set1(0.625f), near, far);
 }
 
-SPW_INLINE vf vf_activation(vf x, spw_activation activation) {
+SPW_FUNCTION vf vf_activation(vf x, spw_activation activation) {
   switch (activation) {
     case SPW_GELU: return vf_gelu(x);
     case SPW_RELU: return vf_max(vf_set1(0.0f), x);

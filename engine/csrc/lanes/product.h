@@ -41,7 +41,6 @@ SPW_INLINE uint32_t at_most(uint32_t a, uint32_t b) { return a < b ? a : b; }
  * which is [groups][8][4]. `stride` is x's distance from tile to tile. */
 SPW_INLINE void product_s8(const uint8_t *x, size_t stride, const int8_t *w, uint32_t groups,
                            const uint32_t tiles, vi *sums) {
-#pragma GCC unroll 8
   for (uint32_t first = 0; first < SPW_ROW_BLOCK; first += S8_ROWS) {
     vacc acc[S8_ROWS * S8_TILES];
 #pragma GCC unroll 32

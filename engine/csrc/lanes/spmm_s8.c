@@ -4,7 +4,6 @@
  * [group of 4 channels][tile][16][4], stays in the first-level cache while all rows use it. Between chunks
  * the sums wait in memory. */
 #include "lanes.h"
-#include "product.h"
 #include "linear_store.h"
 
 SPW_INLINE void copy_panel(const spw_linear_u8 *step, uint32_t tile, uint32_t group, uint32_t groups,
@@ -37,7 +36,7 @@ SPW_INLINE void store_rows(const spw_linear_u8 *step, uint32_t tile, uint32_t ro
     vi four[4];
 #pragma GCC unroll 4
     for (uint32_t r = 0; r < 4; r++) four[r] = vi_load(sums + (r * tiles + t) * 64);
-    linear_store4(step, tile + t, row, four, step->activation);
+    linear_store4(step, tile + t, row, four);
   }
 }
 

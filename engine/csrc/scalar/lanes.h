@@ -10,6 +10,7 @@
 #ifndef SPW_INLINE
 #define SPW_INLINE static inline __attribute__((always_inline))
 #endif
+#define SPW_FUNCTION static __attribute__((noinline, unused)) /* what is too long to be inlined here */
 
 /* Register blocking of the products: rows times tiles that one inner loop accumulates. */
 enum { S8_ROWS = 4, S8_TILES = 1, F32_ROWS = 4, F32_TILES = 1, SPARSE_TILES = 4 };

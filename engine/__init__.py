@@ -8,7 +8,6 @@ Everything is imported when it is first used, so that `import engine` is quick a
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +23,9 @@ from engine.errors import (
 )
 
 if TYPE_CHECKING:
+    from engine.model_source import Source
     from engine.pipelines import Pipeline
     from engine.runtime import CompiledModel
-    from zoo import Stub
 
 __all__ = [
     "CompiledModel",
@@ -46,7 +45,7 @@ _LAZY = {"CompiledModel": "engine.runtime", "Pipeline": "engine.pipelines"}
 
 
 def compile(  # noqa: A001 - `engine.compile` is what callers read
-    source: str | os.PathLike[str] | Stub, num_cores: int | None = None
+    source: Source, num_cores: int | None = None
 ) -> CompiledModel:
     """A model, ready to run on `num_cores` cores (None: all that the process may use).
 

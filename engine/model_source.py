@@ -11,11 +11,13 @@ from engine.errors import ModelError
 if TYPE_CHECKING:
     from zoo import Stub
 
+    Source = str | os.PathLike[str] | Stub
+
 MODEL_NAME = "model.onnx"
 _STUB_PREFIX = "zoo:"
 
 
-def find_model(source: str | os.PathLike[str] | Stub) -> Path:
+def find_model(source: Source) -> Path:
     """The .onnx or .plan file that `source` names.
 
     `source` is that file, a folder that holds model.onnx (or has it in deployment/), or a `zoo:` stub, whose

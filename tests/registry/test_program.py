@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ from registry.errors import StartError
 from registry.server import listen
 from registry.settings import Settings
 from tests.registry.builders import ALIAS, bert, digest_of, small
-from tests.registry.conftest import ROOT, Program
+from tests.registry.conftest import ROOT, Program, open_site
 
 DATA = b"0123456789" * 1_000
 
@@ -77,16 +78,13 @@ def test_row_39_kill_in_the_middle_of_an_upload_leaves_nothing_visible(tmp_path:
     assert wait_for(lambda: list(incoming.iterdir()))
     program.stop(signal.SIGKILL)
     opened.close()
-    again = Program(settings, tmp_path / "second")
-    try:
-        with again.client() as client:
-            url = f"/api/v1/blobs/{digest_of(DATA)}"
-            assert client.get(url).status_code == 404
-            assert client.put(url, content=DATA).status_code == 201
-            assert client.get(url).content == DATA
-            assert client.get("/api/v1/resolve", params={"stub": "zoo:tiny"}).json() == published
-    finally:
-        again.stop(signal.SIGKILL)
+    with open_site(settings) as again:
+        url = f"/api/v1/blobs/{digest_of(DATA)}"
+        assert again.client.get(url).status_code == 404
+        assert again.client.put(url, content=DATA).status_code == 201
+        assert again.client.get(url).content == DATA
+        assert again.client.get("/api/v1/resolve", params={"stub": "zoo:tiny"}).json() == published
+        assert admin.gc(settings, timedelta(microseconds=1)).uploads_removed == 1
 
 
 def test_row_39_a_lost_answer_is_repeated_by_the_next_try(shared_program: Program) -> None:

@@ -29,7 +29,29 @@ from zoo.train.models import load_model
 from zoo.train.pruning import magnitude_masks
 from zoo.train.quantization import QuantizedEmbedding, QuantizedLinear, Scheme, quantize, set_observing
 
-WORDS = "the a who what where wrote it in by ada river ends sea north engine note paper 1843 ? . ,".split()
+WORDS = [
+    "the",
+    "a",
+    "who",
+    "what",
+    "where",
+    "wrote",
+    "it",
+    "in",
+    "by",
+    "ada",
+    "river",
+    "ends",
+    "sea",
+    "north",
+    "engine",
+    "note",
+    "paper",
+    "1843",
+    "?",
+    ".",
+    ",",
+]
 RECIPE = """modifiers:
   - !QuantizationModifier
       quantize_linear_activations: 0
@@ -39,7 +61,10 @@ PER_CHANNEL = """modifiers:
   - !QuantizationModifier
       scheme: {weights: {symmetric: true, strategy: channel}}
 """
-SAMPLES = [("who wrote it ?", "ada wrote it in 1843 ."), ("where ends the river ?", "the river ends in the north sea .")]
+SAMPLES = [
+    ("who wrote it ?", "ada wrote it in 1843 ."),
+    ("where ends the river ?", "the river ends in the north sea ."),
+]
 
 torch.set_num_threads(1)
 
@@ -125,7 +150,9 @@ def run_both(folder: Path, inputs: dict[str, np.ndarray]) -> tuple[list[np.ndarr
     session = onnxruntime.InferenceSession(folder / "deployment" / "model.onnx", providers=["CPUExecutionProvider"])
     with torch.inference_mode():
         outputs = load_model(folder)(**{k: torch.from_numpy(v) for k, v in inputs.items()})
-    return [outputs.start_logits.numpy(), outputs.end_logits.numpy()], session.run(["start_logits", "end_logits"], inputs)
+    return [outputs.start_logits.numpy(), outputs.end_logits.numpy()], session.run(
+        ["start_logits", "end_logits"], inputs
+    )
 
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 48), (3, 17), (5, 64)])
@@ -203,17 +230,14 @@ def test_the_folder_is_complete_and_its_samples_replay(quantized: Path) -> None:
     assert json.loads((deployment / "report.json").read_text())["export"]["argmax_agreement"] >= 0.9
 
 
-def test_distilbert_has_no_token_types(tmp_path: Path) -> None:
-    folder = save(calibrated(distilbert(), Scheme()), tmp_path / "distil", RECIPE)
-    graph = onnx.load(export(folder, max_length=48) / "model.onnx").graph
-    assert [i.name for i in graph.input] == ["input_ids", "attention_mask"]
-
-
-def test_per_channel_weights_keep_a_scale_a_column(tmp_path: Path) -> None:
-    folder = save(calibrated(bert(), Scheme(per_channel=True)), tmp_path / "channels", PER_CHANNEL)
+def test_distilbert_has_no_token_types_and_channels_keep_their_scales(tmp_path: Path) -> None:
+    folder = save(calibrated(distilbert(), Scheme(per_channel=True)), tmp_path / "distil", PER_CHANNEL)
     graph = onnx.load(export(folder, tmp_path / "out", max_length=48) / "model.onnx").graph
-    axes = [a.i for node in graph.node for a in node.attribute if node.op_type == "DequantizeLinear" and a.name == "axis"]
-    assert axes.count(1) >= 13
+    assert [i.name for i in graph.input] == ["input_ids", "attention_mask"]
+    axes = [
+        a.i for node in graph.node for a in node.attribute if node.op_type == "DequantizeLinear" and a.name == "axis"
+    ]
+    assert axes.count(1) >= 7
 
 
 def test_row_81_a_model_that_differs_is_not_written(
@@ -222,11 +246,9 @@ def test_row_81_a_model_that_differs_is_not_written(
     folder = tmp_path / "model"
     shutil.copytree(dense, folder)
     before = (folder / "deployment" / "model.onnx").read_bytes()
-    honest = zoo.export.to_onnx
 
     def bent(model: PreTrainedModel, names: tuple[str, ...], path: Path) -> None:
-        honest(model, names, path)
-        program = onnx.load(path)
+        program = onnx.load(dense / "deployment" / "model.onnx")
         weight = next(t for t in program.graph.initializer if numpy_helper.to_array(t).shape == (32, 64))
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 1.1, weight.name))
         onnx.save(program, path)

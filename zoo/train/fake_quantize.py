@@ -45,7 +45,8 @@ def straight_through(grad: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor,
     least, most = (low - 0.5 - zero_point) * scale, (high + 0.5 - zero_point) * scale
     if scale.ndim:
         return grad * ((x > least) & (x < most))
-    return torch.ops.aten.hardtanh_backward(grad, x, float(least), float(most))
+    inside: Tensor = torch.ops.aten.hardtanh_backward(grad, x, float(least), float(most))
+    return inside
 
 
 @straight_through.register_fake

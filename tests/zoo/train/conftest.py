@@ -11,11 +11,72 @@ from transformers import BertConfig, BertForQuestionAnswering, PreTrainedTokeniz
 
 torch.set_num_threads(1)
 
-WORDS = (
-    "the a of in on who what where when wrote found built river mountain city engine sparse model weight zero "
-    "north south east west red green blue old new large small ends starts near far king queen book paper note "
-    "was is by and or to from with 1843 1900 2022 first second third ada alan grace lake sea hill road ? . ,"
-).split()
+WORDS = [
+    "the",
+    "a",
+    "of",
+    "in",
+    "on",
+    "who",
+    "what",
+    "where",
+    "when",
+    "wrote",
+    "found",
+    "built",
+    "river",
+    "mountain",
+    "city",
+    "engine",
+    "sparse",
+    "model",
+    "weight",
+    "zero",
+    "north",
+    "south",
+    "east",
+    "west",
+    "red",
+    "green",
+    "blue",
+    "old",
+    "new",
+    "large",
+    "small",
+    "ends",
+    "starts",
+    "near",
+    "far",
+    "king",
+    "queen",
+    "book",
+    "paper",
+    "note",
+    "was",
+    "is",
+    "by",
+    "and",
+    "or",
+    "to",
+    "from",
+    "with",
+    "1843",
+    "1900",
+    "2022",
+    "first",
+    "second",
+    "third",
+    "ada",
+    "alan",
+    "grace",
+    "lake",
+    "sea",
+    "hill",
+    "road",
+    "?",
+    ".",
+    ",",
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -48,7 +109,7 @@ def tiny_bert(seed: int = 0) -> BertForQuestionAnswering:
 
 def make_questions(count: int, seed: int = 0) -> dict[str, object]:
     """Questions on contexts of random words: the answer is the word after the questioned one."""
-    chosen = random.Random(seed)
+    chosen = random.Random(seed)  # noqa: S311 - test data
     paragraphs = []
     for number in range(count):
         words = [chosen.choice(WORDS[:50]) for _ in range(chosen.randint(8, 30))]

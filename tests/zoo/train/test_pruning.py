@@ -20,7 +20,7 @@ def test_unstructured_count_is_exact(rows: int, columns: int, sparsity: float, s
         return
     mask = magnitude_masks({"w": weight}, sparsity)["w"]
     assert int((~mask).sum()) == dropped
-    if 0 < dropped:
+    if dropped > 0:
         assert weight[~mask].abs().max() <= weight[mask].abs().min()
 
 

@@ -95,7 +95,12 @@ def test_rows_72_and_73_resuming_from_a_checkpoint_gives_the_same_bits(
 
 
 def test_row_75_resuming_with_another_recipe_shows_the_difference(
-    student: Path, base_folder: Path, train_file: Path, dev_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    student: Path,
+    base_folder: Path,
+    train_file: Path,
+    dev_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     shutil.copytree(student / "checkpoint-4", tmp_path / "checkpoint-4")
     changed = RECIPE.replace("final_sparsity: 0.5", "final_sparsity: 0.75")
@@ -132,7 +137,12 @@ def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
     return path
 
 
-ROW = {"id": "a", "question": "who wrote it ?", "context": "ada wrote it in 1843 .", "answers": {"text": ["ada"], "answer_start": [0]}}
+ROW = {
+    "id": "a",
+    "question": "who wrote it ?",
+    "context": "ada wrote it in 1843 .",
+    "answers": {"text": ["ada"], "answer_start": [0]},
+}
 
 
 @pytest.mark.parametrize(
@@ -173,7 +183,9 @@ def test_row_80_one_row_longer_than_the_model_is_trained_on_in_windows(
 def test_one_shot_prunes_and_quantizes_without_training(
     base_folder: Path, train_file: Path, dev_file: Path, tmp_path: Path
 ) -> None:
-    arguments = flags(base_folder, tmp_path / "out", train_file, dev_file, "--recipe", RECIPE, "--one_shot", "--export", "false")
+    arguments = flags(
+        base_folder, tmp_path / "out", train_file, dev_file, "--recipe", RECIPE, "--one_shot", "--export", "false"
+    )
     assert main([a for a in arguments if a != "--do_train"]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["missed"] == []
@@ -183,12 +195,32 @@ def test_one_shot_prunes_and_quantizes_without_training(
 
 def test_the_flags_of_the_source_article_are_accepted(tmp_path: Path) -> None:
     model, data, run = parse(
-        "--output_dir bert_large_uncased-squad "
-        "--model_name_or_path zoo:bert-large-wikipedia_bookcorpus-pruned80.4block_quantized "
-        "--distill_teacher zoo:nlp/question_answering/bert-large/pytorch/huggingface/squad/base-none "
-        "--recipe zoo:nlp/question_answering/bert-large/pytorch/huggingface/squad/pruned80_quant-none-vnni "
-        "--dataset_name squad --do_train --do_eval --per_device_train_batch_size 8 --per_device_eval_batch_size 32 "
-        "--gradient_accumulation_steps 4 --preprocessing_num_workers 6 --max_seq_length 384 --doc_stride 128".split()
+        [
+            "--output_dir",
+            "bert_large_uncased-squad",
+            "--model_name_or_path",
+            "zoo:bert-large-wikipedia_bookcorpus-pruned80.4block_quantized",
+            "--distill_teacher",
+            "zoo:nlp/question_answering/bert-large/pytorch/huggingface/squad/base-none",
+            "--recipe",
+            "zoo:nlp/question_answering/bert-large/pytorch/huggingface/squad/pruned80_quant-none-vnni",
+            "--dataset_name",
+            "squad",
+            "--do_train",
+            "--do_eval",
+            "--per_device_train_batch_size",
+            "8",
+            "--per_device_eval_batch_size",
+            "32",
+            "--gradient_accumulation_steps",
+            "4",
+            "--preprocessing_num_workers",
+            "6",
+            "--max_seq_length",
+            "384",
+            "--doc_stride",
+            "128",
+        ]
     )
     assert (data.dataset_name, data.max_seq_length, data.doc_stride) == ("squad", 384, 128)
     assert run.gradient_accumulation_steps == 4
@@ -216,7 +248,12 @@ def test_dashes_and_a_json_file_say_the_same(tmp_path: Path) -> None:
     ],
 )
 def test_contradictions_are_explained(
-    more: list[str], said: str, base_folder: Path, train_file: Path, dev_file: Path, tmp_path: Path,
+    more: list[str],
+    said: str,
+    base_folder: Path,
+    train_file: Path,
+    dev_file: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(flags(base_folder, tmp_path / "out", train_file, dev_file, *more)) in (1, 2)

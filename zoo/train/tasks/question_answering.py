@@ -130,7 +130,11 @@ class Run:
     def _read_data(self) -> None:
         data = self.data_args
         self.train_set = self._questions(
-            data.train_file, "train", data.max_train_samples, labels=True, wanted=self.run_args.do_train or self.model_args.one_shot
+            data.train_file,
+            "train",
+            data.max_train_samples,
+            labels=True,
+            wanted=self.run_args.do_train or self.model_args.one_shot,
         )
         self.eval_set = self._questions(
             data.validation_file, "validation", data.max_eval_samples, labels=False, wanted=self.run_args.do_eval

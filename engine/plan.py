@@ -264,9 +264,7 @@ def _step_bytes(record: Record, strings: Strings, constants: Constants) -> bytes
 
 
 def _buffer_bytes(buffer: Buffer, offset: int, strings: Strings) -> bytes:
-    return BUFFER.pack(
-        strings.add(buffer.name), buffer.channels, buffer.dtype == "u8", buffer.rows == "batch", offset
-    )
+    return BUFFER.pack(strings.add(buffer.name), buffer.channels, buffer.dtype == "u8", buffer.rows == "batch", offset)
 
 
 def checksum(content: bytes | bytearray | memoryview) -> int:
@@ -298,8 +296,7 @@ def encode(program: Program) -> bytes:
     strings, constants = Strings(), Constants()
     inputs = b"".join(INPUT.pack(strings.add(i.name)) for i in program.inputs)
     buffers = b"".join(
-        _buffer_bytes(buffer, offset, strings)
-        for buffer, offset in zip(program.buffers, arena.offsets, strict=True)
+        _buffer_bytes(buffer, offset, strings) for buffer, offset in zip(program.buffers, arena.offsets, strict=True)
     )
     records = [WRITERS[type(step)](step, program) for step in program.steps]
     steps = b"".join(_step_bytes(record, strings, constants) for record in records)
@@ -386,9 +383,7 @@ def dump(path: str | os.PathLike[str]) -> str:
 
 
 def _dump_lines(content: bytes) -> list[str]:
-    (magic, check, _, version, size, input_count, buffer_count, step_count, _, *places) = HEADER.unpack_from(
-        content
-    )
+    (magic, check, _, version, size, input_count, buffer_count, step_count, _, *places) = HEADER.unpack_from(content)
     inputs_at, buffers_at, steps_at, strings_at, strings_size, _, constants_size, arena = places
     if magic != MAGIC or version != FORMAT_VERSION:
         raise ValueError(f"it starts with {magic!r}, format version {version}; expected {FORMAT_VERSION}")

@@ -151,9 +151,7 @@ class CompiledModel:
     def _output(self, index: int) -> OutputInfo:
         info = self._ffi.new("spw_output_info *")
         self._lib.spw_plan_output(self._plan, index, info)
-        return OutputInfo(
-            self._ffi.string(info.name).decode(), info.channels or None, bool(info.per_token)
-        )
+        return OutputInfo(self._ffi.string(info.name).decode(), info.channels or None, bool(info.per_token))
 
     @property
     def input_names(self) -> tuple[str, ...]:

@@ -29,29 +29,9 @@ from zoo.train.models import load_model
 from zoo.train.pruning import magnitude_masks
 from zoo.train.quantization import QuantizedEmbedding, QuantizedLinear, Scheme, quantize, set_observing
 
-WORDS = [
-    "the",
-    "a",
-    "who",
-    "what",
-    "where",
-    "wrote",
-    "it",
-    "in",
-    "by",
-    "ada",
-    "river",
-    "ends",
-    "sea",
-    "north",
-    "engine",
-    "note",
-    "paper",
-    "1843",
-    "?",
-    ".",
-    ",",
-]
+WORDS = (  # noqa: SIM905
+    "the a who what where wrote it in by ada river ends sea north engine note paper 1843 ? . ,"
+).split()
 RECIPE = """modifiers:
   - !QuantizationModifier
       quantize_linear_activations: 0

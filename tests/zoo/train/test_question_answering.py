@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -195,32 +196,15 @@ def test_one_shot_prunes_and_quantizes_without_training(
 
 def test_the_flags_of_the_source_article_are_accepted(tmp_path: Path) -> None:
     model, data, run = parse(
-        [
-            "--output_dir",
-            "bert_large_uncased-squad",
-            "--model_name_or_path",
-            "zoo:bert-large-wikipedia_bookcorpus-pruned80.4block_quantized",
-            "--distill_teacher",
-            "zoo:nlp/question_answering/bert-large/pytorch/huggingface/squad/base-none",
-            "--recipe",
-            "zoo:nlp/question_answering/bert-large/pytorch/huggingface/squad/pruned80_quant-none-vnni",
-            "--dataset_name",
-            "squad",
-            "--do_train",
-            "--do_eval",
-            "--per_device_train_batch_size",
-            "8",
-            "--per_device_eval_batch_size",
-            "32",
-            "--gradient_accumulation_steps",
-            "4",
-            "--preprocessing_num_workers",
-            "6",
-            "--max_seq_length",
-            "384",
-            "--doc_stride",
-            "128",
-        ]
+        (  # noqa: SIM905
+            "--output_dir bert_large_uncased-squad --model_name_or_path "
+            "zoo:bert-large-wikipedia_bookcorpus-pruned80.4block_quantized --distill_teacher "
+            "zoo:nlp/question_answering/bert-large/pytorch/huggingface/squad/base-none --recipe "
+            "zoo:nlp/question_answering/bert-large/pytorch/huggingface/squad/pruned80_quant-none-vnni "
+            "--dataset_name squad --do_train --do_eval --per_device_train_batch_size 8 "
+            "--per_device_eval_batch_size 32 --gradient_accumulation_steps 4 --preprocessing_num_workers 6 "
+            "--max_seq_length 384 --doc_stride 128"
+        ).split()
     )
     assert (data.dataset_name, data.max_seq_length, data.doc_stride) == ("squad", 384, 128)
     assert run.gradient_accumulation_steps == 4
@@ -289,3 +273,12 @@ def test_batches_group_like_lengths_and_depend_on_seed_and_epoch_alone() -> None
     assert list(sampler) != first
     padded = sum(max(lengths[i] for i in first[b : b + 16]) * len(first[b : b + 16]) for b in range(0, 1003, 16))
     assert padded < 1.1 * sum(lengths)
+
+
+def test_a_data_set_by_name_without_its_package_says_what_to_do(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    named = ["--model_name_or_path", str(base_folder), "--output_dir", str(tmp_path / "out"), "--dataset_name", "squad"]
+    assert main([*named, "--do_train", "--max_seq_length", "48"]) == 1
+    assert "pip install datasets, or give --train_file" in capsys.readouterr().err

@@ -1,0 +1,278 @@
+"""The kernels through one-step programs: against NumPy, and bit by bit between instruction sets."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engine import plan
+from engine.program import Activate, Program, Quantization
+from engine.runtime import CompiledModel, load_library
+from tests.engine.programs import BYTES, Builder, softmax_attention, sparsify
+
+Array = NDArray[Any]
+ISAS = ("scalar", "avx2", "avx512vnni")
+EDGES = [
+    (1, 1, 1),
+    (15, 3, 2),
+    (16, 4, 5),
+    (17, 5, 6),
+    (63, 63, 7),
+    (64, 64, 8),
+    (65, 65, 9),
+    (130, 255, 16),
+    (48, 256, 17),
+    (33, 257, 40),
+    (16, 513, 64),
+    (200, 600, 24),
+]
+"""(tokens, K, N) below, at and above the tile, the block of rows and the sparse kernel's chunk."""
+
+
+def supported() -> list[str]:
+    _, lib = load_library()
+    return [isa for isa in ISAS if lib.spw_isa_supported(isa.encode())]
+
+
+def ids(tokens: int) -> Array:
+    return np.arange(tokens).reshape(1, -1)
+
+
+def run_all(
+    monkeypatch: pytest.MonkeyPatch, program: Program, inputs: dict[str, Array], threads: tuple[int, ...] = (1, 3)
+) -> dict[str, Array]:
+    """The program's outputs, after checking that every instruction set and thread count gives the same bits."""
+    encoded, results = plan.encode(program), []
+    for isa in supported():
+        monkeypatch.setenv("SPARROW_ISA", isa)
+        for count in threads:
+            with CompiledModel.from_plan(encoded, count) as model:
+                assert model.isa == isa
+                results.append(model.run(inputs))
+    for result in results[1:]:
+        for name, values in results[0].items():
+            assert values.tobytes() == result[name].tobytes()
+    return results[0]
+
+
+def linear_program(x: Array, weight: Array, **options: Any) -> Program:
+    b = Builder("ids")
+    return b.done(y=b.linear_u8(b.bytes(x), weight, **options))
+
+
+def run_linear(monkeypatch: pytest.MonkeyPatch, x: Array, weight: Array, **options: Any) -> Array:
+    return run_all(monkeypatch, linear_program(x, weight, **options), {"ids": ids(len(x))})["y"][0]
+
+
+@pytest.mark.parametrize("sparsity", [0, 0.5, 0.8, 1])
+@pytest.mark.parametrize(("tokens", "depth", "rows"), EDGES)
+def test_integer_linear_is_exact(
+    monkeypatch: pytest.MonkeyPatch, tokens: int, depth: int, rows: int, sparsity: float
+) -> None:
+    rng = np.random.default_rng(tokens * depth)
+    x = rng.integers(0, 256, (tokens, depth))
+    weight = sparsify(rng, rng.integers(-128, 128, (rows, depth)), sparsity)
+    exact = (x - 77) @ weight.T
+    assert np.array_equal(run_linear(monkeypatch, x, weight, zero_point=77), exact.astype(np.float32))
+
+
+@pytest.mark.parametrize("activation", ["none", "gelu", "relu", "tanh"])
+def test_integer_linear_with_scale_activation_and_quantization(
+    monkeypatch: pytest.MonkeyPatch, activation: str
+) -> None:
+    rng = np.random.default_rng(1)
+    x, weight = rng.integers(0, 256, (37, 50)), rng.integers(-127, 128, (21, 50))
+    scale, bias = rng.uniform(1e-5, 1e-4, 21).astype(np.float32), rng.normal(0, 1, 21).astype(np.float32)
+    value = ((x - 128) @ weight.T) * scale.astype(np.float64) + bias
+    expected = apply(activation, value)
+    options = {"zero_point": 128, "scale": scale, "bias": bias, "activation": activation}
+    assert np.abs(run_linear(monkeypatch, x, weight, **options) - expected).max() < 3e-6
+
+    b, q = Builder("ids"), Quantization(0.013, 90)
+    quantized = b.linear_u8(b.bytes(x), weight, quantization=q, **options)
+    program = b.done(y=b.linear_u8(quantized, np.eye(21)))
+    stored = run_all(monkeypatch, program, {"ids": ids(37)})["y"][0]
+    exact = np.clip(np.rint(expected / q.scale) + q.zero_point, 0, 255)
+    assert np.abs(stored - exact).max() <= 1
+    assert (stored != exact).mean() < 0.01
+
+
+def apply(activation: str, x: Array) -> Array:
+    match activation:
+        case "gelu":
+            return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+        case "tanh":
+            return np.tanh(x)
+        case "relu":
+            return np.maximum(x, 0)
+        case _:
+            return x
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu", "tanh"])
+def test_activations_follow_numpy(monkeypatch: pytest.MonkeyPatch, activation: Any) -> None:
+    x = np.concatenate([np.linspace(-12, 12, 3001), [0.0, -0.0, 1e-30, -1e-6, 50, -1000, 1e30, -1e30]])
+    b = Builder("ids")
+    source, out = b.rows(x.reshape(-1, 1)), b.buffer(1)
+    b.steps.append(Activate("activate", source, activation, out))
+    y = run_all(monkeypatch, b.done(y=out), {"ids": ids(len(x))})["y"].ravel()
+    assert np.allclose(y, apply(activation, x), rtol=2e-6, atol=1.5e-6)
+
+
+@pytest.mark.parametrize(("tokens", "depth", "rows"), EDGES)
+def test_float_linear_follows_float64(
+    monkeypatch: pytest.MonkeyPatch, tokens: int, depth: int, rows: int
+) -> None:
+    rng = np.random.default_rng(tokens)
+    x, weight, bias = rng.normal(size=(tokens, depth)), rng.normal(size=(rows, depth)), rng.normal(size=rows)
+    b = Builder("ids")
+    program = b.done(y=b.linear_f32(b.rows(x), weight, bias))
+    y = run_all(monkeypatch, program, {"ids": ids(tokens)})["y"][0]
+    assert np.allclose(y, x @ weight.T + bias, rtol=1e-4, atol=2e-6 * depth)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 5, 64, 65])
+def test_layernorm_follows_float64(monkeypatch: pytest.MonkeyPatch, channels: int) -> None:
+    rng = np.random.default_rng(channels)
+    x = rng.normal(3, 2, (19, channels)).astype(np.float32)
+    gamma, beta = (rng.normal(1, 0.1, channels).astype(np.float32) for _ in range(2))
+    b, q = Builder("ids"), Quantization(0.02, 128)
+    source = b.rows(x)
+    y, quantized = b.layernorm(source, source, gamma, beta, q)
+    program = b.done(y=y, q=b.linear_u8(quantized, np.eye(channels)))
+    result = run_all(monkeypatch, program, {"ids": ids(19)})
+    doubled = 2 * x.astype(np.float64)
+    centred = doubled - doubled.mean(axis=1, keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5) * gamma + beta
+    assert np.allclose(result["y"][0], expected, atol=1e-5)
+    assert np.array_equal(result["q"][0], np.clip(np.rint(result["y"][0] / np.float32(q.scale)) + 128, 0, 255))
+
+
+@pytest.mark.parametrize("mask_value", [-10000.0, float(np.finfo(np.float32).min), -math.inf])
+@pytest.mark.parametrize(("tokens", "heads", "head_dim"), [(1, 1, 4), (16, 2, 8), (17, 3, 5), (70, 2, 36)])
+def test_float_attention_follows_float64(
+    monkeypatch: pytest.MonkeyPatch, tokens: int, heads: int, head_dim: int, mask_value: float
+) -> None:
+    rng = np.random.default_rng(tokens)
+    q, k, v = rng.normal(size=(3, tokens, heads * head_dim))
+    mask = rng.integers(0, 2, tokens)
+    mask[0] = 1
+    b = Builder("ids", "mask")
+    y = b.attention(b.rows(q), b.rows(k), b.rows(v), heads, mask=1, mask_value=mask_value)
+    got = run_all(monkeypatch, b.done(y=y), {"ids": ids(tokens), "mask": mask[None]})["y"][0]
+    bias = np.where(mask == 1, 0.0, mask_value)
+    assert np.allclose(got, softmax_attention(q, k, v, heads, bias), atol=1e-5)
+
+
+@pytest.mark.parametrize(("tokens", "heads", "head_dim"), [(1, 1, 4), (16, 2, 8), (17, 3, 12), (70, 2, 36)])
+def test_integer_attention_follows_float64(
+    monkeypatch: pytest.MonkeyPatch, tokens: int, heads: int, head_dim: int
+) -> None:
+    rng = np.random.default_rng(tokens)
+    q, k, v = rng.integers(0, 256, (3, tokens, heads * head_dim))
+    quantizations = [Quantization(0.02, 100), Quantization(0.03, 140), Quantization(0.01, 7)]
+    real = [(a - z.zero_point) * z.scale for a, z in zip((q, k, v), quantizations, strict=True)]
+    mask = rng.integers(0, 2, tokens)
+    mask[-1] = 1
+    b = Builder("ids", "mask")
+    names = ("query_quantization", "key_quantization", "value_quantization")
+    options: dict[str, Any] = dict(zip(names, quantizations, strict=True))
+    options |= {"mask": 1, "probability_quantization": Quantization(1 / 250, 3)}
+    y = b.attention(b.bytes(q), b.bytes(k), b.bytes(v), heads, **options)
+    got = run_all(monkeypatch, b.done(y=y), {"ids": ids(tokens), "mask": mask[None]})["y"][0]
+    expected = softmax_attention(*real, heads, np.where(mask == 1, 0.0, -10000.0))
+    # Each probability is off by at most half a step, and so is the value that it weighs.
+    assert np.abs(got - expected).max() <= np.abs(real[2]).max() * tokens * 0.5 / 250 + 1e-5
+
+
+@pytest.mark.parametrize("mask_value", [-10000.0, float(np.finfo(np.float32).min)])
+def test_fully_masked_row_is_what_a_finite_mask_makes_of_it(
+    monkeypatch: pytest.MonkeyPatch, mask_value: float
+) -> None:
+    rng = np.random.default_rng(3)
+    v = rng.normal(size=(9, 8))
+    b = Builder("ids", "mask")
+    same = b.rows(np.zeros((9, 8)))
+    y = b.attention(same, same, b.rows(v), 2, mask=1, mask_value=mask_value)
+    got = run_all(monkeypatch, b.done(y=y), {"ids": ids(9), "mask": np.zeros((1, 9), int)})["y"][0]
+    assert np.allclose(got, v.mean(axis=0), atol=1e-6)
+
+
+def test_fully_masked_row_is_zero_under_an_infinite_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    b = Builder("ids", "mask")
+    x = b.rows(np.ones((9, 8)))
+    y = b.attention(x, x, x, 2, mask=1, mask_value=-math.inf)
+    got = run_all(monkeypatch, b.done(y=y), {"ids": ids(9), "mask": np.zeros((1, 9), int)})["y"]
+    assert not got.any()
+
+
+@pytest.mark.parametrize("weight_value", [127, -127])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_row_94_saturating_sums_are_exact(
+    monkeypatch: pytest.MonkeyPatch, weight_value: int, sparse: bool
+) -> None:
+    depth = 65_536
+    weight = np.full((2, depth), weight_value)
+    if sparse:
+        weight[:, : depth // 2] = 0
+    got = run_linear(monkeypatch, np.full((1, depth), 255), weight)
+    assert np.array_equal(got, (255 * weight.sum(axis=1)[None]).astype(np.float32))
+
+
+def test_row_94_longer_sums_are_refused() -> None:
+    program = linear_program(np.zeros((1, 66_312)), np.ones((1, 66_312)))
+    with pytest.raises(ValueError, match="overflow an int32 sum"):
+        plan.encode(program)
+
+
+def test_row_94_special_values_are_the_same_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    special = np.array([math.nan, math.inf, -math.inf, -0.0, 1e-42, -1e-42, 3e38, 0.5, 1.5, 2.5, -0.5, 300])
+    b = Builder("ids")
+    x = b.rows(special.reshape(-1, 1))
+    outs = {"q": b.linear_u8(b.quantize(x), np.eye(1))}
+    for name in ("gelu", "relu", "tanh"):
+        outs[name] = b.buffer(1)
+        b.steps.append(Activate(name, x, name, outs[name]))
+    got = run_all(monkeypatch, b.done(**outs), {"ids": ids(len(special))})
+    assert got["q"].ravel().tolist() == [0, 255, 0, 0, 0, 0, 255, 0, 2, 2, 0, 255]
+    assert all(math.isnan(got[name].ravel()[0]) for name in ("gelu", "relu", "tanh"))
+    assert got["tanh"].ravel()[1:3].tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("depth", [4, 7, 16, 18, 64, 66, 512, 515, 1030])
+def test_row_95_sparsity_extremes_equal_dense(monkeypatch: pytest.MonkeyPatch, depth: int) -> None:
+    rng = np.random.default_rng(depth)
+    x = rng.integers(0, 256, (21, depth))
+    one, empty_rows, last = np.zeros((3, 9, depth), int)
+    one[4, depth // 2] = -127
+    empty_rows[::3] = rng.integers(-127, 128, (3, depth))
+    last[:, -1] = 5
+    for weight in (one, empty_rows, last, np.zeros((9, depth), int)):
+        assert np.array_equal(run_linear(monkeypatch, x, weight, zero_point=9), (x - 9) @ weight.T)
+
+
+def test_embedding_tables_add_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.program import Table
+
+    rng = np.random.default_rng(0)
+    words, places = rng.normal(size=(2, 30, 6)).astype(np.float32)
+    types = rng.integers(-127, 128, (5, 6)).astype(np.int8)
+    b = Builder("ids", "types")
+    y = b.embed(
+        Table(words, 0), Table(types, 1, scale=0.01), Table(places, "position", offset=2), Table(words, "constant", offset=3)
+    )
+    given = {"ids": rng.integers(0, 30, (2, 20)), "types": rng.integers(0, 5, (2, 20))}
+    got = run_all(monkeypatch, b.done(y=y), given)["y"]
+    of_types = types[given["types"]].astype(np.float32) * np.float32(0.01)
+    assert np.array_equal(got, ((words[given["ids"]] + of_types) + places[2:22]) + words[3])
+
+
+def test_bytes_keep_every_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.arange(256).reshape(-1, 1)
+    b = Builder("ids")
+    program = b.done(y=b.linear_u8(b.quantize(b.rows(x), BYTES), np.eye(1)))
+    assert np.array_equal(run_all(monkeypatch, program, {"ids": ids(256)})["y"][0], x)

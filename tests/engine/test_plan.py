@@ -1,0 +1,215 @@
+"""Plan files: deterministic, atomic, readable as text, and refused when damaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine import pack, plan
+from engine.errors import PlanError
+from engine.program import Add, Buffer, Output, Program
+from engine.runtime import CompiledModel
+from tests.engine.programs import Builder, sparsify, tiny_bert
+
+PLAN = plan.encode(tiny_bert())
+
+
+def open_bytes(content: bytes) -> CompiledModel:
+    return CompiledModel.from_plan(content, 1)
+
+
+def rewritten(content: bytes, at: int, layout: str, *values: Any) -> bytes:
+    """The plan with some bytes replaced and the checksum put right."""
+    changed = bytearray(content)
+    struct.pack_into(layout, changed, at, *values)
+    struct.pack_into("<Q", changed, 8, plan.checksum(memoryview(changed)[16:]))
+    return bytes(changed)
+
+
+def test_equal_programs_give_equal_bytes() -> None:
+    assert plan.encode(tiny_bert()) == PLAN
+    assert plan.encode(tiny_bert(seed=1)) != PLAN
+
+
+def test_write_replaces_atomically_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    target = tmp_path / "m.plan"
+    target.write_bytes(b"old")
+    plan.write_plan(tiny_bert(), target)
+    assert target.read_bytes() == PLAN
+    b = Builder("ids")
+    b.steps.append(Add("early", 0, 0, b.buffer(4)))
+    with pytest.raises(ValueError, match="before any step writes it"):
+        plan.write_plan(b.done(), target)
+    assert target.read_bytes() == PLAN
+    assert os.listdir(tmp_path) == ["m.plan"]
+
+
+def test_a_mapped_plan_survives_its_replacement(tmp_path: Path) -> None:
+    target = tmp_path / "m.plan"
+    plan.write_plan(tiny_bert(), target)
+    given = {"ids": np.ones((1, 3), int), "mask": np.ones((1, 3), int)}
+    with CompiledModel.from_plan(target, 1) as model:
+        before = model.run(given)["start"]
+        plan.write_plan(tiny_bert(seed=5), target)
+        assert np.array_equal(model.run(given)["start"], before)
+
+
+def test_dump_names_everything(tmp_path: Path) -> None:
+    target = tmp_path / "m.plan"
+    plan.write_plan(tiny_bert(), target)
+    text = plan.dump(target)
+    for word in ("input 1 mask", "embed", "layernorm", "attention_u8", "sparse_u8", "output        pooled"):
+        assert word in text
+    (tmp_path / "short").write_bytes(PLAN[:70])
+    (tmp_path / "other").write_bytes(b"x" * 500)
+    for name in ("short", "other"):
+        with pytest.raises(PlanError, match="is no readable plan"):
+            plan.dump(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no header"),
+        (b"x" * 640, "not a plan"),
+        (PLAN[:-64], "cut short"),
+        (PLAN + bytes(64), "has grown"),
+        (rewritten(PLAN, 16, "<I", 0x04030201), "byte order"),
+        (rewritten(PLAN, 20, "<I", 2), "format version 2, this library reads 1"),
+        (rewritten(PLAN, 32, "<I", 1 << 30), "counts"),
+        (rewritten(PLAN, 48, "<Q", 2**64 - 8), "sections"),
+        (rewritten(PLAN, 104, "<Q", 64), "outside the arena"),
+    ],
+)
+def test_damaged_headers_are_refused(content: bytes, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        open_bytes(content)
+
+
+def test_missing_and_unreadable_files_are_plan_errors(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.plan"):
+        with pytest.raises(PlanError, match="no plan file"):
+            CompiledModel.from_plan(path)
+    (tmp_path / "empty").touch()
+    with pytest.raises(PlanError, match="is empty"):
+        CompiledModel.from_plan(tmp_path / "empty")
+
+
+def test_every_truncation_and_sampled_flips_are_plan_errors() -> None:
+    for cut in range(0, len(PLAN), 64):
+        with pytest.raises(PlanError):
+            open_bytes(PLAN[:cut])
+    rng = np.random.default_rng(0)
+    for bit in rng.integers(0, len(PLAN) * 8, 2000):
+        changed = bytearray(PLAN)
+        changed[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(PlanError):
+            open_bytes(bytes(changed))
+
+
+def step_at(index: int) -> int:
+    (steps_at,) = struct.unpack_from("<Q", PLAN, 64)
+    return int(steps_at) + index * plan.STEP.size
+
+
+def first_step(op: str) -> int:
+    ops = [struct.unpack_from("<I", PLAN, step_at(i))[0] for i in range(len(tiny_bert().steps))]
+    return step_at(ops.index(plan.OPS.index(op)))
+
+
+@pytest.mark.parametrize(
+    ("op", "offset", "value", "message"),
+    [
+        ("layernorm", 0, 99, "its operation is unknown"),
+        ("layernorm", 8, 500, "a buffer that doesn't exist"),
+        ("layernorm", 8, 20, "before it is written"),
+        ("quantizing", 0, 0, ""),
+        ("sparse_u8", 32, 70_000, "wrong width|size is invalid"),
+        ("sparse_u8", 48, 3, "chunk size is invalid"),
+        ("attention_u8", 32, 3, "wrong width"),
+        ("attention_u8", 40, 7, "mask is no input"),
+        ("embed", 48, 1 << 31, "no rows or too many"),
+        ("output", 32, 9, "column that doesn't exist"),
+    ],
+)
+def test_invalid_steps_are_refused_by_name(op: str, offset: int, value: int, message: str) -> None:
+    if op == "quantizing":  # a layernorm that becomes an output: its outputs are then never written
+        op, value, message = "layernorm", plan.OPS.index("output"), "column|before it is written"
+    with pytest.raises(PlanError, match=message):
+        open_bytes(rewritten(PLAN, first_step(op) + offset, "<I", value))
+
+
+def test_overlapping_buffers_are_refused() -> None:
+    (buffers_at,) = struct.unpack_from("<Q", PLAN, 56)
+    second = buffers_at + plan.BUFFER.size + 16
+    with pytest.raises(PlanError, match="share memory"):
+        open_bytes(rewritten(PLAN, second, "<Q", 0))
+
+
+def test_sparse_indices_are_checked() -> None:
+    at = first_step("sparse_u8")
+    (constants,) = struct.unpack_from("<Q", PLAN, 88)
+    offset, size = struct.unpack_from("<2Q", PLAN, at + 160 + 5 * 16)
+    assert size > 0
+    with pytest.raises(PlanError, match="index lies outside"):
+        open_bytes(rewritten(PLAN, constants + offset, "<H", 60_000))
+    starts, _ = struct.unpack_from("<2Q", PLAN, at + 160 + 4 * 16)
+    with pytest.raises(PlanError, match="blocks don't fill|ends before it starts"):
+        open_bytes(rewritten(PLAN, constants + starts + 4, "<I", 2**32 - 1))
+
+
+def test_packed_weights_hold_every_value() -> None:
+    rng = np.random.default_rng(0)
+    weight = sparsify(rng, rng.integers(-127, 128, (13, 1030)), 0.7).astype(np.int8)
+    dense = pack.dense_s8(weight)
+    assert dense.shape == (2, 258, 8, 4)
+    assert np.array_equal(dense.transpose(0, 2, 1, 3).reshape(16, -1)[:13, :1030], weight)
+    floats = pack.dense_f32(weight.astype(np.float32))
+    assert np.array_equal(floats.transpose(0, 2, 1).reshape(16, -1)[:13], weight)
+
+    sparse, unpacked = pack.sparse_s8(weight), np.zeros((16, 258, 4), np.int8)
+    for i in range(len(sparse.starts) - 1):
+        chunk, row = divmod(i, 16)
+        span = slice(sparse.starts[i], sparse.starts[i + 1])
+        unpacked[row, sparse.indices[span] + chunk * sparse.chunk // 4] = sparse.blocks[span]
+    assert np.array_equal(unpacked.reshape(16, -1)[:13, :1030], weight)
+    assert sparse.starts[-1] == len(sparse.blocks) == round(pack.block_fill(weight) * 13 * 258)
+
+
+def test_the_kernel_follows_the_fill() -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.integers(1, 128, (64, 64)).astype(np.int8)
+    assert not pack.is_sparse(weight)
+    assert pack.is_sparse(sparsify(rng, weight, 0.8).astype(np.int8))
+
+
+def test_steps_that_do_not_fit_are_refused() -> None:
+    b = Builder("ids")
+    b.linear_u8(b.bytes(np.zeros((3, 8))), np.ones((4, 8)), bias=np.zeros(5))
+    with pytest.raises(ValueError, match="bias and scale must have shape"):
+        plan.encode(b.done())
+    b = Builder("ids")
+    x = b.bytes(np.zeros((3, 6)))
+    b.attention(x, x, x, 1)
+    with pytest.raises(ValueError, match="all four quantizations"):
+        plan.encode(b.done())
+
+
+def test_a_plan_without_outputs_is_refused() -> None:
+    with pytest.raises(PlanError, match="no input or no output"):
+        open_bytes(plan.encode(dataclasses.replace(tiny_bert(), steps=tiny_bert().steps[:-4])))
+
+
+def test_widths_that_differ_are_refused() -> None:
+    b = Builder("ids")
+    x = b.rows(np.zeros((3, 8)))
+    b.steps.append(Add("add", x, x, 1))
+    program = Program(b.inputs, (*b.buffers, Buffer("narrow", 4, "f32")), (*b.steps, Output("y", 1)))
+    with pytest.raises(PlanError, match="wrong width"):
+        open_bytes(plan.encode(program))

@@ -56,7 +56,8 @@ def reads(step: Step) -> tuple[BufferId, ...]:
         case Add():
             return (step.left, step.right)
         case Quantize() | LinearF32() | LinearU8() | Activate() | Select() | Output():
-            return (step.input,)
+            pass
+    return (step.input,)
 
 
 def writes(step: Step) -> tuple[BufferId, ...]:

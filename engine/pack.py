@@ -79,7 +79,7 @@ def sparse_s8(weight: NDArray[np.int8], chunk: int = CHUNK) -> SparseWeight:
     """The non-zero blocks of weight [N, K] in the order that the sparse kernel walks them."""
     padded = pad_integer(weight)
     blocks = padded.reshape(len(padded), -1, 4)
-    filled = blocks.any(axis=2)
+    filled: NDArray[np.bool_] = np.any(blocks != 0, axis=2)
     per_chunk = chunk // 4
     indices, values, counts = [], [], [0]
     for first in range(0, blocks.shape[1], per_chunk):

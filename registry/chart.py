@@ -1,6 +1,6 @@
 """The picture of sparsity by layer, from a version's report.json, which may hold anything.
 
-{"layers": [{"name": "encoder.layer.0.query", "target": 0.8, "achieved": 0.8}, ...]}
+The trainer's form: {"sparsity": {"encoder.layer.0.query.weight": {"target": 0.8, "sparsity": 0.8, ...}, ...}}
 """
 
 from __future__ import annotations
@@ -17,16 +17,21 @@ WIDTH, HEIGHT, LEFT, BOTTOM = 720, 220, 64, 14
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-class Layer(BaseModel):
-    """One layer's sparsity: what was asked for, and what was reached."""
-
-    name: Annotated[str, Field(max_length=200)]
+class _Facts(BaseModel):
     target: Fraction | None = None
-    achieved: Fraction
+    sparsity: Fraction
 
 
 class _Report(BaseModel):
-    layers: Annotated[list[Layer], Field(min_length=1, max_length=MAX_LAYERS)]
+    sparsity: Annotated[dict[Annotated[str, Field(max_length=200)], _Facts], Field(min_length=1, max_length=MAX_LAYERS)]
+
+
+class Layer(NamedTuple):
+    """One layer's sparsity: what was asked for, and what was reached."""
+
+    name: str
+    target: float | None
+    achieved: float
 
 
 class Bar(NamedTuple):
@@ -53,9 +58,10 @@ class Chart(NamedTuple):
 def read_chart(data: bytes) -> Chart | None:
     """The picture of a report, or None if the report has no layers in the form above."""
     try:
-        layers = _Report.model_validate(json.loads(data)).layers
+        report = _Report.model_validate(json.loads(data))
     except (ValidationError, ValueError, RecursionError):
         return None
+    layers = [Layer(name, facts.target, facts.sparsity) for name, facts in report.sparsity.items()]
     pitch = (WIDTH - LEFT) / len(layers)
     width = round(min(max(pitch * 0.72, 0.6), 40), 2)
     bars = [_bar(LEFT + pitch * (index + 0.5) - width / 2, width, layer) for index, layer in enumerate(layers)]

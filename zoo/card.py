@@ -23,6 +23,7 @@ _CARDS = ("model.md", "README.md")
 _REPORTS = ("report.json", "training/report.json")
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 _OTHER_NAMES = (("task", "sub_domain"), ("task", "pipeline_tag"), ("dataset", "datasets"), ("base", "base_model"))
+_NO_METRIC = {"runtime", "samples"}
 _PLAIN = ("pattern", "quantized", "parameters", "base", "teacher", "recipe")
 
 
@@ -58,8 +59,8 @@ def _from_report(folder: Path) -> dict[str, Any]:
         raise ManifestError(f"{path} is no JSON file: {error}") from None
     report = document if isinstance(document, dict) else {}
     fields = {key: report[key] for key in _PLAIN if report.get(key) is not None}
-    metrics = _mapping(report.get("metrics"))
-    fields["metrics"] = {name: value for name, value in metrics.items() if _is_number(value)}
+    metrics = {name.removeprefix("eval_"): value for name, value in _mapping(report.get("metrics")).items()}
+    fields["metrics"] = {name: value for name, value in metrics.items() if _is_number(value) and name not in _NO_METRIC}
     if _is_number(report.get("sparsity")):
         fields["sparsity"] = report["sparsity"]
     fields |= _of_layers([_mapping(facts) for facts in _mapping(report.get("sparsity")).values()])

@@ -87,9 +87,7 @@ class Builder:
 
     def linear_f32(self, source: int, weight: Array, bias: Array, activation: Any = "none") -> int:
         out = self.buffer(len(weight), "f32", self.buffers[source].rows)
-        step = LinearF32(
-            "linear", source, weight.astype(np.float32), bias.astype(np.float32), activation, out
-        )
+        step = LinearF32("linear", source, weight.astype(np.float32), bias.astype(np.float32), activation, out)
         self.steps.append(step)
         return out
 
@@ -98,9 +96,7 @@ class Builder:
     ) -> tuple[int, int]:
         channels = self.buffers[source].channels
         out, quantized = self.buffer(channels), self.buffer(channels, "u8")
-        norm = LayerNorm(
-            "norm", source, residual, gamma, beta, 1e-5, out, quantized, quantization
-        )
+        norm = LayerNorm("norm", source, residual, gamma, beta, 1e-5, out, quantized, quantization)
         self.steps.append(norm)
         return out, quantized
 
@@ -158,9 +154,7 @@ def tiny_bert(layers: int = 1, channels: int = 16, sparsity: float = 0.8, seed: 
     h, hq = b.layernorm(x, None, real(channels) + 1, real(channels), q)
     for _ in range(layers):
         scale = np.full(channels, 3e-4)
-        parts = [
-            b.linear_u8(hq, weight(channels, channels), 128, scale, real(channels), "none", q) for _ in "qkv"
-        ]
+        parts = [b.linear_u8(hq, weight(channels, channels), 128, scale, real(channels), "none", q) for _ in "qkv"]
         context = b.attention(
             *parts,
             2,

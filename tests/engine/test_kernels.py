@@ -124,9 +124,7 @@ def test_activations_follow_numpy(monkeypatch: pytest.MonkeyPatch, activation: A
 
 
 @pytest.mark.parametrize(("tokens", "depth", "rows"), EDGES)
-def test_float_linear_follows_float64(
-    monkeypatch: pytest.MonkeyPatch, tokens: int, depth: int, rows: int
-) -> None:
+def test_float_linear_follows_float64(monkeypatch: pytest.MonkeyPatch, tokens: int, depth: int, rows: int) -> None:
     rng = np.random.default_rng(tokens)
     x, weight, bias = rng.normal(size=(tokens, depth)), rng.normal(size=(rows, depth)), rng.normal(size=rows)
     b = Builder("ids")
@@ -190,9 +188,7 @@ def test_integer_attention_follows_float64(
 
 
 @pytest.mark.parametrize("mask_value", [-10000.0, float(np.finfo(np.float32).min)])
-def test_fully_masked_row_is_what_a_finite_mask_makes_of_it(
-    monkeypatch: pytest.MonkeyPatch, mask_value: float
-) -> None:
+def test_fully_masked_row_is_what_a_finite_mask_makes_of_it(monkeypatch: pytest.MonkeyPatch, mask_value: float) -> None:
     rng = np.random.default_rng(3)
     v = rng.normal(size=(9, 8))
     b = Builder("ids", "mask")
@@ -212,9 +208,7 @@ def test_fully_masked_row_is_zero_under_an_infinite_mask(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("weight_value", [127, -127])
 @pytest.mark.parametrize("sparse", [False, True])
-def test_row_94_saturating_sums_are_exact(
-    monkeypatch: pytest.MonkeyPatch, weight_value: int, sparse: bool
-) -> None:
+def test_row_94_saturating_sums_are_exact(monkeypatch: pytest.MonkeyPatch, weight_value: int, sparse: bool) -> None:
     depth = 65_536
     weight = np.full((2, depth), weight_value)
     if sparse:
@@ -263,7 +257,10 @@ def test_embedding_tables_add_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     types = rng.integers(-127, 128, (5, 6)).astype(np.int8)
     b = Builder("ids", "types")
     y = b.embed(
-        Table(words, 0), Table(types, 1, scale=0.01), Table(places, "position", offset=2), Table(words, "constant", offset=3)
+        Table(words, 0),
+        Table(types, 1, scale=0.01),
+        Table(places, "position", offset=2),
+        Table(words, "constant", offset=3),
     )
     given = {"ids": rng.integers(0, 30, (2, 20)), "types": rng.integers(0, 5, (2, 20))}
     got = run_all(monkeypatch, b.done(y=y), given)["y"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ def test_write_replaces_atomically_and_leaves_nothing_behind(tmp_path: Path) -> 
     with pytest.raises(ValueError, match="before any step writes it"):
         plan.write_plan(b.done(), target)
     assert target.read_bytes() == PLAN
-    assert os.listdir(tmp_path) == ["m.plan"]
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_mapped_plan_survives_its_replacement(tmp_path: Path) -> None:
@@ -128,7 +127,7 @@ def first_step(op: str) -> int:
     [
         ("layernorm", 0, 99, "its operation is unknown"),
         ("layernorm", 8, 500, "a buffer that doesn't exist"),
-        ("layernorm", 8, 20, "before it is written"),
+        ("layernorm", 8, 10, "before it is written"),
         ("quantizing", 0, 0, ""),
         ("sparse_u8", 32, 70_000, "wrong width|size is invalid"),
         ("sparse_u8", 48, 3, "chunk size is invalid"),
@@ -160,7 +159,7 @@ def test_sparse_indices_are_checked() -> None:
     with pytest.raises(PlanError, match="index lies outside"):
         open_bytes(rewritten(PLAN, constants + offset, "<H", 60_000))
     starts, _ = struct.unpack_from("<2Q", PLAN, at + 160 + 4 * 16)
-    with pytest.raises(PlanError, match="blocks don't fill|ends before it starts"):
+    with pytest.raises(PlanError, match=r"blocks don't fill|ends before it starts"):
         open_bytes(rewritten(PLAN, constants + starts + 4, "<I", 2**32 - 1))
 
 

@@ -105,16 +105,15 @@ quantization_modifiers:
 
 def report(layers: int = 12) -> bytes:
     parts = ("attention.query", "attention.key", "attention.value", "attention.output", "intermediate", "output")
-    rows = [
-        {
-            "name": f"encoder.layer.{n}.{part}",
+    rows = {
+        f"encoder.layer.{n}.{part}.weight": {
             "target": 0.8,
-            "achieved": round(0.8 + 0.02 * ((n * 7 + k * 3) % 5 - 1), 4),
+            "sparsity": round(0.8 + 0.02 * ((n * 7 + k * 3) % 5 - 1), 4),
         }
         for n in range(layers)
         for k, part in enumerate(parts)
-    ]
-    return json.dumps({"layers": rows}).encode()
+    }
+    return json.dumps({"sparsity": rows}).encode()
 
 
 def bert(name: str = LONG, alias: str | None = ALIAS, revision: int = 1) -> Folder:

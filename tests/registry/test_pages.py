@@ -201,7 +201,7 @@ def test_row_43_a_hostile_card_becomes_harmless(attack: str) -> None:
 
 def test_row_43_a_hostile_version_has_a_harmless_page(client: TestClient) -> None:
     script = "<script>alert(1)</script>"
-    report = json.dumps({"layers": [{"name": script, "target": 0.5, "achieved": 0.5}]}).encode()
+    report = json.dumps({"sparsity": {script: {"target": 0.5, "sparsity": 0.5}}}).encode()
     folder = Folder(
         "zoo:evil",
         {
@@ -254,16 +254,17 @@ HOSTILE_REPORTS: list[Any] = [
     b"[]",
     b"{}",
     b"[" * 100_000,
-    b'{"layers": [{"name": "x", "achieved": NaN}]}',
-    b'{"layers": [{"name": "x", "achieved": Infinity}]}',
-    b'{"layers": [{"name": "x", "achieved": 1e999}]}',
-    b'{"layers": [{"name": "x", "achieved": 1' + b"0" * 5_000 + b"}]}",
-    {"layers": []},
-    {"layers": [{"name": "x"}]},
-    {"layers": [{"name": "x", "achieved": 1.1}]},
-    {"layers": [{"name": "x", "achieved": -1}]},
-    {"layers": [{"name": "x" * 201, "achieved": 1}]},
-    {"layers": [{"name": "x", "achieved": 1}] * (MAX_LAYERS + 1)},
+    b'{"sparsity": {"x": {"sparsity": NaN}}}',
+    b'{"sparsity": {"x": {"sparsity": Infinity}}}',
+    b'{"sparsity": {"x": {"sparsity": 1e999}}}',
+    b'{"sparsity": {"x": {"sparsity": 1' + b"0" * 5_000 + b"}}}",
+    {"sparsity": {}},
+    {"sparsity": []},
+    {"sparsity": {"x": {}}},
+    {"sparsity": {"x": {"sparsity": 1.1}}},
+    {"sparsity": {"x": {"sparsity": -1}}},
+    {"sparsity": {"x" * 201: {"sparsity": 1}}},
+    {"sparsity": {f"x{n}": {"sparsity": 1} for n in range(MAX_LAYERS + 1)}},
 ]
 
 
@@ -273,8 +274,8 @@ def test_a_hostile_report_has_no_picture() -> None:
 
 
 def test_bars_stand_for_their_numbers() -> None:
-    layers = [{"name": "a", "target": 0.8, "achieved": 0.0}, {"name": "b", "achieved": 1, "other": "ignored"}]
-    chart = read_chart(json.dumps({"layers": layers}).encode())
+    layers = {"a": {"target": 0.8, "sparsity": 0.0}, "b": {"sparsity": 1, "other": "ignored"}}
+    chart = read_chart(json.dumps({"sparsity": layers}).encode())
     assert chart
     zero, full = chart.bars
     lines = dict(chart.lines)

@@ -342,7 +342,7 @@ def test_layout_of_a_trained_and_exported_folder(tmp_path: Path) -> None:
         "sparsity": 0.8,
         "pattern": "block4",
         "quantized": True,
-        "metrics": {"eval_f1": 90.5},
+        "metrics": {"f1": 90.5},
     }
 
 

@@ -1,0 +1,66 @@
+"""The C drivers of `tests/engine/csrc`, built under sanitizers: memory, undefined behaviour, data races."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from engine import plan
+from tests.engine.programs import tiny_bert
+
+ROOT = Path(__file__).parents[2]
+ADDRESS, THREAD = "address,undefined", "thread"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def build(folder: Path, sanitizers: str) -> Path:
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        pytest.skip("this machine has no cmake")
+    options = ["-DCMAKE_BUILD_TYPE=Debug", "-DSPARROW_TESTING=ON", f"-DSPARROW_SANITIZE={sanitizers}"]
+    subprocess.run([cmake, "-S", ROOT, "-B", folder, *options], check=True, capture_output=True)
+    built = subprocess.run([cmake, "--build", folder, "-j2"], check=False, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The build folder of each sanitizer; SPARROW_SANITIZER_BUILDS keeps them between runs."""
+    kept = os.environ.get("SPARROW_SANITIZER_BUILDS")
+    root = Path(kept) if kept else tmp_path_factory.mktemp("sanitizers")
+    return {s: build(root / s.replace(",", "-"), s) for s in (ADDRESS, THREAD)}
+
+
+@pytest.fixture
+def small_plan(tmp_path: Path) -> Path:
+    plan.write_plan(tiny_bert(channels=8), tmp_path / "m.plan")
+    return tmp_path / "m.plan"
+
+
+def passes(*command: Path | str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("sanitizers", [ADDRESS, THREAD])
+def test_kernels_agree_and_stay_inside_their_outputs(builds: dict[str, Path], sanitizers: str) -> None:
+    passes(builds[sanitizers] / "kernel_margins")
+
+
+def test_hostile_plans_never_touch_foreign_memory(builds: dict[str, Path], small_plan: Path) -> None:
+    passes(builds[ADDRESS] / "hostile_plans", small_plan)
+
+
+def test_row_91_every_failing_allocation_is_a_status(builds: dict[str, Path], small_plan: Path) -> None:
+    passes(builds[ADDRESS] / "allocation_failures", small_plan)
+
+
+@pytest.mark.parametrize("sanitizers", [ADDRESS, THREAD])
+def test_row_97_shared_plans_pools_and_sessions(builds: dict[str, Path], small_plan: Path, sanitizers: str) -> None:
+    passes(builds[sanitizers] / "pool_stress", small_plan)

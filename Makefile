@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 C_SOURCES := CMakeLists.txt $(shell find engine/csrc -type f)
 
 .DEFAULT_GOAL := help

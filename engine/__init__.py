@@ -17,7 +17,7 @@ from engine.errors import (
     ModelError,
     PipelineError,
     PlanError,
-    RuntimeFailure,
+    ExecutionError,
     UnsupportedModelError,
     UnsupportedNode,
 )
@@ -35,7 +35,7 @@ __all__ = [
     "Pipeline",
     "PipelineError",
     "PlanError",
-    "RuntimeFailure",
+    "ExecutionError",
     "UnsupportedModelError",
     "UnsupportedNode",
     "compile",

@@ -5,7 +5,7 @@ EngineError
 │   └── UnsupportedModelError   valid, but some nodes can't be run; `.nodes` lists every one
 ├── PlanError             a plan file is damaged or of another format version
 ├── InputError            a caller's array has the wrong name, dtype, shape or value
-├── RuntimeFailure        the C library reported a failure while running (memory, threads)
+├── ExecutionError        the C library reported a failure while running (memory, threads)
 └── PipelineError         a pipeline's task, folder or request is wrong
 """
 
@@ -48,7 +48,7 @@ class InputError(EngineError):
     """An input array is missing, unknown, or of the wrong dtype, shape or range."""
 
 
-class RuntimeFailure(EngineError):
+class ExecutionError(EngineError):
     """The C library could not finish a run."""
 
 

@@ -17,10 +17,13 @@ from engine.program import LinearF32, LinearU8
 ROW_BLOCK = 8
 MAX_PRODUCTS = 66_311
 """Largest K for which K * 255 * 127 still fits an int32 sum."""
-SPARSE_THRESHOLD = 0.55
-"""A weight is run sparse when fewer than this fraction of its 1x4 blocks hold a non-zero value."""
-CHUNK = 512
-"""Input channels that the sparse kernel walks at a time; a group of tiles of it stays in the L1 cache."""
+SPARSE_THRESHOLD = 0.65
+"""A weight is run sparse when fewer than this fraction of its 1x4 blocks hold a non-zero value.
+
+Measured: 1024 x 1024 by 384 tokens on one Zen 4 core takes both kernels equally long at 0.65 to 0.75.
+"""
+CHUNK = 256
+"""Input channels that the sparse kernel walks at a time: 8 tiles of them are 32 KiB, an L1 cache."""
 
 Array = NDArray[Any]
 

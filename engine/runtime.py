@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 import engine
 from engine.cores import default_cores
-from engine.errors import EngineError, InputError, PlanError, RuntimeFailure
+from engine.errors import EngineError, InputError, PlanError, ExecutionError
 
 LIBRARY_NAME = "libsparrow.so"
 INT64_MAX = 2**63 - 1
 
 STATUS_ERRORS: dict[int, type[EngineError]] = {2: PlanError, 3: InputError}
-"""Which error a status of the library becomes; all others are RuntimeFailure."""
+"""Which error a status of the library becomes; all others are ExecutionError."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class OutputInfo:
 def library_path() -> Path:
     """Where the C library is: SPARROW_LIBRARY, or beside the installed package.
 
-    Raises RuntimeFailure when it is in neither place.
+    Raises ExecutionError when it is in neither place.
     """
     named = os.environ.get("SPARROW_LIBRARY")
     places = [Path(named)] if named else [Path(folder) / LIBRARY_NAME for folder in engine.__path__]
@@ -52,7 +52,7 @@ def library_path() -> Path:
         if place.is_file():
             return place
     searched = ", ".join(map(str, places))
-    raise RuntimeFailure(
+    raise ExecutionError(
         f"the engine's C library isn't at {searched}: install the package (pip builds it), "
         "or name a built one in the environment variable SPARROW_LIBRARY"
     )
@@ -60,7 +60,7 @@ def library_path() -> Path:
 
 @functools.cache
 def load_library() -> tuple[Any, Any]:
-    """The cffi handle and the open library, loaded once. Raises RuntimeFailure."""
+    """The cffi handle and the open library, loaded once. Raises ExecutionError."""
     ffi = cffi.FFI()
     declarations = [Path(folder) / "_ffi.cdef.txt" for folder in engine.__path__]
     ffi.cdef(next(path for path in declarations if path.is_file()).read_text())
@@ -68,7 +68,7 @@ def load_library() -> tuple[Any, Any]:
     try:
         return ffi, ffi.dlopen(str(path))
     except OSError as error:
-        raise RuntimeFailure(f"{path} can't be loaded: {error}") from error
+        raise ExecutionError(f"{path} can't be loaded: {error}") from error
 
 
 def _create(kind: str, make: Callable[[Any, Any], int]) -> Any:
@@ -83,7 +83,7 @@ def _check(status: int, problem: Any) -> None:
     if status != 0:
         ffi, _ = load_library()
         message = ffi.string(problem.message).decode(errors="replace")
-        raise STATUS_ERRORS.get(status, RuntimeFailure)(message)
+        raise STATUS_ERRORS.get(status, ExecutionError)(message)
 
 
 def _open_plan(source: str | os.PathLike[str] | bytes) -> Any:
@@ -133,11 +133,11 @@ class CompiledModel:
         """Opens a plan file, or a plan in memory, with `num_cores` threads (default: see `cores`).
 
         SPARROW_ISA in the environment forces an instruction set: scalar, avx2 or avx512vnni. Raises PlanError
-        for a damaged plan, and RuntimeFailure when the library, the instruction set, memory or threads are
+        for a damaged plan, and ExecutionError when the library, the instruction set, memory or threads are
         missing.
         """
         if num_cores is not None and (isinstance(num_cores, bool) or num_cores < 1):
-            raise RuntimeFailure(f"num_cores is {num_cores}, expected at least 1")
+            raise ExecutionError(f"num_cores is {num_cores}, expected at least 1")
         _, lib = load_library()
         threads = default_cores() if num_cores is None else num_cores
         plan = _open_plan(source)
@@ -180,7 +180,7 @@ class CompiledModel:
 
     def _open_pool(self) -> Any:
         if self._closed:
-            raise RuntimeFailure("this model is closed")
+            raise ExecutionError("this model is closed")
         return self._pool
 
     @contextmanager
@@ -234,7 +234,7 @@ class CompiledModel:
 
         `lengths` [batch], each 1 to sequence: only that many tokens of each sequence are computed, the outputs
         behind are zero. Raises InputError for arrays that don't fit the model (their names, dtypes, shapes,
-        values), and RuntimeFailure when memory runs out or the process was forked.
+        values), and ExecutionError when memory runs out or the process was forked.
         """
         arrays = self._checked(inputs)
         batch, sequence = arrays[0].shape

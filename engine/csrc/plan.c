@@ -91,6 +91,7 @@ static spw_status check_names(const spw_plan *plan, spw_error *error) {
 }
 
 static spw_status check_buffers(const spw_plan *plan, spw_error *error) {
+  uint64_t all = 0; /* no more than 2^14 buffers of 2^26 bytes */
   for (uint32_t i = 0; i < plan->header.buffer_count; i++) {
     const spw_file_buffer *b = &plan->buffers[i];
     uint64_t end;
@@ -99,8 +100,9 @@ static spw_status check_buffers(const spw_plan *plan, spw_error *error) {
     if (b->offset % 64 != 0 || __builtin_add_overflow(b->offset, spw_buffer_tile_bytes(b), &end) ||
         end > plan->header.arena_per_tile)
       return BAD("buffer %u lies outside the arena", i);
+    all += spw_buffer_tile_bytes(b);
   }
-  if (plan->header.arena_per_tile > UINT64_C(1) << 40) return BAD("the arena is too large");
+  if (plan->header.arena_per_tile > all) return BAD("the arena is larger than all buffers together");
   return SPW_OK;
 }
 

@@ -50,10 +50,10 @@ def _bound(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)
-        return listener
     except OSError as error:
         reason = error.strerror or str(error)
         raise SettingsError(f"can't listen on {host} port {port}: {reason}; choose another with --port") from error
+    return listener
 
 
 def _log_config(level: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine import plan
 from engine.cores import default_cores
-from engine.errors import InputError, RuntimeFailure
+from engine.errors import InputError, ExecutionError
 from engine.program import Table
 from engine.runtime import CompiledModel, load_library
 from tests.engine.programs import Builder, tiny_bert
@@ -135,7 +135,7 @@ def test_row_93_arrays_may_die_early(model: CompiledModel) -> None:
 
 def test_row_96_unknown_instruction_sets_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARROW_ISA", "avx9000")
-    with pytest.raises(RuntimeFailure, match="avx9000"):
+    with pytest.raises(ExecutionError, match="avx9000"):
         CompiledModel.from_plan(PLAN)
     monkeypatch.setenv("SPARROW_ISA", "")
     with CompiledModel.from_plan(PLAN, 1) as opened:
@@ -215,7 +215,7 @@ def test_row_97_closing_during_runs_lets_them_finish() -> None:
         for _ in range(20):
             try:
                 outcomes.append(same(model.run(given), expected))
-            except RuntimeFailure as error:
+            except ExecutionError as error:
                 outcomes.append("closed" in str(error))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -226,7 +226,7 @@ def test_row_97_closing_during_runs_lets_them_finish() -> None:
     for thread in threads:
         thread.join()
     assert all(outcomes)
-    with pytest.raises(RuntimeFailure, match="closed"):
+    with pytest.raises(ExecutionError, match="closed"):
         model.run(given)
 
 
@@ -238,7 +238,7 @@ def test_row_97_a_forked_child_is_told_to_open_its_own_model(model: CompiledMode
         code = 1
         try:
             model.run(given)
-        except RuntimeFailure as error:
+        except ExecutionError as error:
             with CompiledModel.from_plan(PLAN, 2) as own:
                 code = 0 if "forked" in str(error) and same(own.run(given), expected) else 2
         finally:
@@ -291,7 +291,7 @@ def test_two_models_in_one_process_do_not_disturb_each_other() -> None:
 
 @pytest.mark.parametrize("cores", [0, -1, True])
 def test_impossible_core_counts_are_refused(cores: int) -> None:
-    with pytest.raises(RuntimeFailure, match="num_cores"):
+    with pytest.raises(ExecutionError, match="num_cores"):
         CompiledModel.from_plan(PLAN, cores)
 
 

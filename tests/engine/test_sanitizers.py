@@ -44,7 +44,8 @@ def small_plan(tmp_path: Path) -> Path:
 
 
 def passes(*command: Path | str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    environment = os.environ | {"ASAN_OPTIONS": "allocator_may_return_null=1:detect_leaks=1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

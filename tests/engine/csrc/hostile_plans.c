@@ -105,7 +105,7 @@ int main(int count, char **arguments) {
   for (size_t at = 16; at + 4 <= header.constants; at += 4) {
     uint32_t word;
     memcpy(&word, original + at, 4);
-    const uint32_t values[] = {0, 1, 0xffffffff, 0x7fffffff, 0x80000000, word + 1, word - 1, word + 64, word * 2, 17};
+    const uint32_t values[] = {0, 1, 0xffffffff, 0x7fffffff, 0x80000000, word + 1, word + 64, 17};
     for (size_t i = 0; i < sizeof values / sizeof *values; i++) change_word(bytes, at, values[i]);
   }
   for (size_t at = header.constants; at + 4 <= size; at += 4) change_word(bytes, at, 0xffffffff);

@@ -17,6 +17,13 @@ static float *expected;
 static size_t output_values;
 static atomic_int failures;
 
+static size_t values_of(uint32_t output) {
+  spw_output_info info;
+  spw_plan_output(plan, output, &info);
+  return (size_t)(info.per_token ? VALUES : BATCH) * (info.channels ? info.channels : 1);
+}
+
+/* Writes all outputs one behind the other into `result`. */
 static spw_status run(spw_session *session, float *result) {
   int64_t ids[VALUES];
   uint32_t inputs = spw_plan_input_count(plan);
@@ -24,7 +31,10 @@ static spw_status run(spw_session *session, float *result) {
   float *results[8];
   for (int i = 0; i < VALUES; i++) ids[i] = i % 3;
   for (uint32_t i = 0; i < inputs; i++) given[i] = (spw_input){ids, SPW_INT64};
-  for (uint32_t i = 0; i < spw_plan_output_count(plan); i++) results[i] = result;
+  for (uint32_t i = 0; i < spw_plan_output_count(plan); i++) {
+    results[i] = result;
+    result += values_of(i);
+  }
   spw_request request = {BATCH, SEQUENCE, NULL, given, results};
   return spw_run(session, &request, NULL);
 }
@@ -46,12 +56,10 @@ static void *work(void *argument) {
 
 int main(int count, char **arguments) {
   spw_error error;
-  spw_output_info info;
   if (count != 2 || spw_plan_open(arguments[1], &plan, &error) != SPW_OK) return 2;
   if (spw_pool_create(4, NULL, &pool, &error) != SPW_OK) return 2;
   if (spw_session_create(plan, pool, &shared, &error) != SPW_OK) return 2;
-  spw_plan_output(plan, 0, &info);
-  output_values = (size_t)VALUES * (info.channels ? info.channels : 1);
+  for (uint32_t i = 0; i < spw_plan_output_count(plan); i++) output_values += values_of(i);
   expected = malloc(output_values * sizeof *expected);
   if (expected == NULL || run(shared, expected) != SPW_OK) return 2;
   pthread_t threads[THREADS];

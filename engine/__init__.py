@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import (
     EngineError,
+    ExecutionError,
     InputError,
     ModelError,
     PipelineError,
     PlanError,
-    ExecutionError,
     UnsupportedModelError,
     UnsupportedNode,
 )
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 __all__ = [
     "CompiledModel",
     "EngineError",
+    "ExecutionError",
     "InputError",
     "ModelError",
     "Pipeline",
     "PipelineError",
     "PlanError",
-    "ExecutionError",
     "UnsupportedModelError",
     "UnsupportedNode",
     "compile",

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import engine
 from engine.cores import default_cores
-from engine.errors import EngineError, InputError, PlanError, ExecutionError
+from engine.errors import EngineError, ExecutionError, InputError, PlanError
 
 LIBRARY_NAME = "libsparrow.so"
 INT64_MAX = 2**63 - 1

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine import plan
 from engine.cores import default_cores
-from engine.errors import InputError, ExecutionError
+from engine.errors import ExecutionError, InputError
 from engine.program import Table
 from engine.runtime import CompiledModel, load_library
 from tests.engine.programs import Builder, tiny_bert

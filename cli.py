@@ -10,7 +10,6 @@ parses, calls and prints.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 EXIT_INTEGRITY = 4
 EXIT_UNSUPPORTED = 7
 EXIT_INTERRUPTED = 130
-EXIT_PIPE = 141
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 GLOBAL_FLAGS = ("--json", "--debug")
 
@@ -591,6 +589,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     """Runs one command and ends the process with its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     flags = [flag for flag in GLOBAL_FLAGS if flag in arguments]
+    Output.as_json, Output.debug = "--json" in flags, "--debug" in flags
     arguments = [*flags, *(a for a in arguments if a not in GLOBAL_FLAGS)]
     show_warnings_plainly()
     try:
@@ -599,30 +598,22 @@ def main(argv: list[str] | None = None) -> NoReturn:
         code = _exit_code(error)
         if Output.debug:
             raise
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_PIPE
     sys.exit(code)
 
 
 def _exit_code(error: BaseException) -> int:
     """Shows an error as its kind deserves; returns the exit code."""
-    import click
-
-    if isinstance(error, click.exceptions.Exit):
-        return error.exit_code
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
-    if isinstance(error, KeyboardInterrupt | click.Abort):
+    if isinstance(error, typer.Exit):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
         print("interrupted; what was fetched is kept, run the command again to go on", file=sys.stderr)
         return EXIT_INTERRUPTED
-    if isinstance(error, BrokenPipeError):
-        return EXIT_PIPE
     code = _code_of(error)
-    if isinstance(error, click.UsageError) and not Output.as_json:
-        error.show()
+    show = getattr(error, "show", None)  # of a usage error: it names the command and its help
+    if callable(show) and not Output.as_json:
+        show()
     else:
         Output.fail(error, code)
     return code

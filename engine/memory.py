@@ -11,6 +11,7 @@ from engine.program import (
     Attention,
     Buffer,
     BufferId,
+    Dequantize,
     Embed,
     LayerNorm,
     LinearF32,
@@ -55,7 +56,7 @@ def reads(step: Step) -> tuple[BufferId, ...]:
             return (step.query, step.key, step.value)
         case Add():
             return (step.left, step.right)
-        case Quantize() | LinearF32() | LinearU8() | Activate() | Select() | Output():
+        case Quantize() | Dequantize() | LinearF32() | LinearU8() | Activate() | Select() | Output():
             pass
     return (step.input,)
 

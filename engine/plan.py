@@ -1,7 +1,6 @@
 """Plan files: what the C library runs. `write_plan` makes one of a `Program`; `dump` shows one as text.
 
-The format is described in `csrc/plan.h`, the meaning of each step's fields in `csrc/steps.h`. Equal programs
-give equal bytes.
+The format is described in `csrc/plan.h`; `records` says what each step becomes. Equal programs give equal bytes.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,29 +18,12 @@ from numpy.typing import NDArray
 
 from engine import memory, pack
 from engine.errors import PlanError
-from engine.program import (
-    Activate,
-    Activation,
-    Add,
-    Attention,
-    Buffer,
-    Embed,
-    LayerNorm,
-    LinearF32,
-    LinearU8,
-    Output,
-    Program,
-    Quantization,
-    Quantize,
-    Select,
-    Step,
-    Table,
-)
+from engine.program import Buffer, Program
+from engine.records import ABSENT, OPS, Record, writer
 
 MAGIC: Final = b"SPWPLAN\0"
 FORMAT_VERSION: Final = 1
 BYTE_ORDER: Final = 0x01020304
-ABSENT: Final = 0xFFFFFFFF
 ALIGNMENT: Final = 64
 
 HEADER: Final = struct.Struct("<8sQIIQ4I8Q")
@@ -49,38 +31,7 @@ INPUT: Final = struct.Struct("<I")
 BUFFER: Final = struct.Struct("<4IQ")
 STEP: Final = struct.Struct("<2I4I2I20I12f12Q")
 
-OPS: Final = (
-    "embed",
-    "layernorm",
-    "quantize",
-    "linear_f32",
-    "linear_u8",
-    "sparse_u8",
-    "attention_f32",
-    "attention_u8",
-    "add",
-    "activate",
-    "select",
-    "output",
-)
-ACTIVATIONS: Final[tuple[Activation, ...]] = ("none", "gelu", "relu", "tanh")
-SOURCES: Final = ("input", "position", "constant")
-MAX_TABLES: Final = 4
-
 Array = NDArray[Any]
-
-
-@dataclass
-class Record:
-    """One step as the file has it; a blob of None is empty."""
-
-    op: str
-    name: str
-    inputs: Sequence[int] = ()
-    outputs: Sequence[int] = ()
-    attributes: Sequence[int] = ()
-    scalars: Sequence[float] = ()
-    blobs: Sequence[Array | None] = ()
 
 
 @dataclass
@@ -115,132 +66,6 @@ class Strings:
             self.known[content] = len(self.data)
             self.data += content
         return self.known[content]
-
-
-def _quantization(quantization: Quantization | None) -> tuple[float, int]:
-    return (1.0, 0) if quantization is None else (quantization.scale, quantization.zero_point)
-
-
-def _optional(index: int | None) -> int:
-    return ABSENT if index is None else index
-
-
-def _f32(values: Array) -> Array:
-    return np.asarray(values, np.float32)
-
-
-def _table(table: Table) -> tuple[int, int, int, int]:
-    kind = "input" if isinstance(table.source, int) else table.source
-    index = table.source if isinstance(table.source, int) else 0
-    return SOURCES.index(kind), index, table.offset, table.values.shape[0]
-
-
-def _embed(step: Embed, _: Program) -> Record:
-    if not 1 <= len(step.tables) <= MAX_TABLES:
-        raise ValueError(f"step {step.name} adds {len(step.tables)} tables, 1 to {MAX_TABLES} are possible")
-    of_tables = [value for table in step.tables for value in _table(table)]
-    s8 = sum(1 << i for i, table in enumerate(step.tables) if table.values.dtype == np.int8)
-    attributes = [len(step.tables), *of_tables, *[0] * (16 - len(of_tables)), s8]
-    values = [t.values if t.values.dtype == np.int8 else _f32(t.values) for t in step.tables]
-    return Record("embed", step.name, (), (step.out,), attributes, [t.scale for t in step.tables], values)
-
-
-def _layernorm(step: LayerNorm, _: Program) -> Record:
-    scale, zero_point = _quantization(step.quantization)
-    return Record(
-        "layernorm",
-        step.name,
-        (step.input, _optional(step.residual)),
-        (_optional(step.out), _optional(step.out_quantized)),
-        (zero_point,),
-        (step.epsilon, scale),
-        (_f32(step.gamma), _f32(step.beta)),
-    )
-
-
-def _quantize(step: Quantize, _: Program) -> Record:
-    scale, zero_point = _quantization(step.quantization)
-    return Record("quantize", step.name, (step.input,), (step.out,), (zero_point,), (scale,))
-
-
-def _linear_f32(step: LinearF32, _: Program) -> Record:
-    pack.check_linear(step)
-    rows, depth = step.weight.shape
-    blobs = (pack.dense_f32(_f32(step.weight)), pack.pad_rows(_f32(step.bias)))
-    attributes = (depth, rows, ACTIVATIONS.index(step.activation))
-    return Record("linear_f32", step.name, (step.input,), (step.out,), attributes, (), blobs)
-
-
-def _linear_u8(step: LinearU8, _: Program) -> Record:
-    pack.check_linear(step)
-    rows, depth = step.weight.shape
-    scale, zero_point = _quantization(step.quantization)
-    per_row = (
-        pack.pad_rows(_f32(step.bias)),
-        pack.pad_rows(_f32(step.scale)),
-        pack.correction(step.weight, step.zero_point),
-    )
-    attributes = [depth, rows, ACTIVATIONS.index(step.activation), zero_point]
-    if not pack.is_sparse(step.weight):
-        blobs = (pack.dense_s8(step.weight), *per_row)
-        return Record("linear_u8", step.name, (step.input,), (step.out,), attributes, (scale,), blobs)
-    sparse = pack.sparse_s8(step.weight)
-    attributes.append(sparse.chunk)
-    packed = (sparse.blocks, *per_row, sparse.starts, sparse.indices)
-    return Record("sparse_u8", step.name, (step.input,), (step.out,), attributes, (scale,), packed)
-
-
-def _attention(step: Attention, program: Program) -> Record:
-    given = (
-        step.query_quantization,
-        step.key_quantization,
-        step.value_quantization,
-        step.probability_quantization,
-    )
-    is_u8 = program.buffers[step.query].dtype == "u8"
-    if is_u8 and None in given:
-        raise ValueError(f"step {step.name}: uint8 attention needs all four quantizations")
-    if is_u8 and step.head_dim % 4:
-        raise ValueError(f"step {step.name}: head_dim {step.head_dim} must be a multiple of 4 for uint8")
-    scales, zero_points = zip(*map(_quantization, (*given, step.quantization)), strict=True)
-    return Record(
-        "attention_u8" if is_u8 else "attention_f32",
-        step.name,
-        (step.query, step.key, step.value),
-        (step.out,),
-        (step.heads, step.head_dim, _optional(step.mask), *zero_points),
-        (step.scale, step.mask_value, *scales),
-    )
-
-
-def _add(step: Add, _: Program) -> Record:
-    return Record("add", step.name, (step.left, step.right), (step.out,))
-
-
-def _activate(step: Activate, _: Program) -> Record:
-    return Record("activate", step.name, (step.input,), (step.out,), (ACTIVATIONS.index(step.activation),))
-
-
-def _select(step: Select, _: Program) -> Record:
-    return Record("select", step.name, (step.input,), (step.out,))
-
-
-def _output(step: Output, _: Program) -> Record:
-    return Record("output", step.name, (step.input,), (), (_optional(step.column),))
-
-
-WRITERS: Final[dict[type[Step], Callable[[Any, Program], Record]]] = {
-    Embed: _embed,
-    LayerNorm: _layernorm,
-    Quantize: _quantize,
-    LinearF32: _linear_f32,
-    LinearU8: _linear_u8,
-    Attention: _attention,
-    Add: _add,
-    Activate: _activate,
-    Select: _select,
-    Output: _output,
-}
 
 
 def _padded(values: Iterable[int], count: int, fill: int) -> list[int]:
@@ -289,16 +114,17 @@ def _aligned(data: bytes | bytearray, to: int) -> bytes:
 def encode(program: Program) -> bytes:
     """The plan of a program, as bytes.
 
-    Raises ValueError when the program can't be run: arrays that don't fit, int32 sums that could overflow,
-    buffers that are read before they are written.
+    Raises ValueError when the program can't be run: steps of an unknown type, arrays that don't fit, int32 sums
+    that could overflow, buffers that are read before they are written.
     """
+    writers = [writer(step) for step in program.steps]
     arena = memory.place(program)
     strings, constants = Strings(), Constants()
     inputs = b"".join(INPUT.pack(strings.add(i.name)) for i in program.inputs)
     buffers = b"".join(
         _buffer_bytes(buffer, offset, strings) for buffer, offset in zip(program.buffers, arena.offsets, strict=True)
     )
-    records = [WRITERS[type(step)](step, program) for step in program.steps]
+    records = [write(step, program) for write, step in zip(writers, program.steps, strict=True)]
     steps = b"".join(_step_bytes(record, strings, constants) for record in records)
 
     at = HEADER.size

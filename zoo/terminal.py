@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from zoo.progress import Progress, ProgressEvent
 
+EXIT_PIPE = 141
+
 
 class Output:
     """How this process prints; set once, from the command line."""
@@ -26,8 +29,15 @@ class Output:
 
     @classmethod
     def emit(cls, document: object, text: str) -> None:
-        """Prints the document as JSON where that was asked for, else the text."""
-        print(json.dumps(plain(document), indent=1, allow_nan=False) if cls.as_json else text, flush=True)
+        """Prints the document as JSON where that was asked for, else the text.
+
+        A reader that has gone away, as `head` does, ends the process with 141, as the signal would.
+        """
+        try:
+            print(json.dumps(plain(document), indent=1, allow_nan=False) if cls.as_json else text, flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(EXIT_PIPE) from None
 
     @classmethod
     def fail(cls, error: BaseException, exit_code: int) -> None:

@@ -146,7 +146,11 @@ static void quantize_item(void *context, uint32_t item, uint32_t worker) {
   uint32_t begin, end;
   (void)worker;
   part(j->tiles, 1, j->tile_parts, item, &begin, &end);
-  j->kernels->quantize(&j->args.quantize, begin, end);
+  if (j->step->op == SPW_QUANTIZE) {
+    j->kernels->quantize(&j->args.quantize, begin, end);
+  } else {
+    j->kernels->dequantize(&j->args.quantize, begin, end);
+  }
 }
 
 static void run_quantize(job *j) {
@@ -367,6 +371,7 @@ static void (*const runs[SPW_OP_COUNT])(job *) = {
     [SPW_ACTIVATE] = run_elementwise,
     [SPW_SELECT] = run_select,
     [SPW_OUTPUT] = run_output,
+    [SPW_DEQUANTIZE] = run_quantize,
 };
 
 void spw_execute(spw_session *s) {

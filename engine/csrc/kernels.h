@@ -86,7 +86,7 @@ typedef struct spw_layernorm {
 typedef struct spw_quantize {
   spw_tiles x, y;
   uint32_t channels;
-  spw_quantization out;
+  spw_quantization quantization; /* of y, or of x where that is dequantized */
 } spw_quantize;
 
 typedef struct spw_elementwise {

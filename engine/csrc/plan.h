@@ -45,6 +45,7 @@ typedef struct spw_file_buffer {
 } spw_file_buffer;
 _Static_assert(sizeof(spw_file_buffer) == 24, "the writer packs 24 bytes");
 
+/* Files hold these numbers: a new one goes to the end. */
 typedef enum spw_op {
   SPW_EMBED,
   SPW_LAYERNORM,
@@ -58,6 +59,7 @@ typedef enum spw_op {
   SPW_ACTIVATE,
   SPW_SELECT,
   SPW_OUTPUT,
+  SPW_DEQUANTIZE,
   SPW_OP_COUNT
 } spw_op;
 

@@ -116,12 +116,16 @@ static spw_status check_layernorm(check *c) {
   return blob(c, 1, channels, sizeof(float));
 }
 
-static spw_status check_quantize(check *c) {
+static spw_status check_conversion(check *c, kind in, kind out) {
   const spw_file_step *s = c->step;
-  TRY(reads(c, s->in[0], F32, 0));
+  TRY(reads(c, s->in[0], in, 0));
   REQUIRE(c, valid_quantization(s->scalars[0], s->attributes[0]), "its quantization is invalid");
-  return writes(c, s->out[0], U8, buffer(c, s->in[0])->channels, buffer(c, s->in[0])->per_batch);
+  return writes(c, s->out[0], out, buffer(c, s->in[0])->channels, buffer(c, s->in[0])->per_batch);
 }
+
+static spw_status check_quantize(check *c) { return check_conversion(c, F32, U8); }
+
+static spw_status check_dequantize(check *c) { return check_conversion(c, U8, F32); }
 
 static spw_status check_linear(check *c, kind in) {
   const spw_file_step *s = c->step;
@@ -275,6 +279,7 @@ static spw_status (*const checks[SPW_OP_COUNT])(check *) = {
     [SPW_ACTIVATE] = check_activate,
     [SPW_SELECT] = check_select,
     [SPW_OUTPUT] = check_output,
+    [SPW_DEQUANTIZE] = check_dequantize,
 };
 
 static bool ranges_meet(uint64_t a, uint64_t a_end, uint64_t b, uint64_t b_end) { return a < b_end && b < a_end; }

@@ -1,5 +1,5 @@
 /* The fields of each op's record: indices into attributes, scalars and blobs. Absent buffers and inputs are
- * SPW_ABSENT. `plan.py` writes the same numbers. */
+ * SPW_ABSENT. `records.py` writes the same numbers. */
 #ifndef SPW_STEPS_H
 #define SPW_STEPS_H
 
@@ -16,7 +16,7 @@ enum {
   /* layernorm: in[0], in[1] residual; out[0] f32, out[1] u8; blobs gamma, beta */
   /* scalars of layernorm: epsilon, output scale; attribute 0: output zero point */
 
-  /* quantize: in[0], out[0]; scalars[0] scale; attribute 0: zero point */
+  /* quantize, dequantize: in[0], out[0]; scalars[0] scale; attribute 0: zero point */
 
   /* linear: in[0], out[0] */
   LINEAR_K = 0,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from engine.program import (
     Attention,
     Buffer,
+    Dequantize,
     Embed,
     Input,
     LayerNorm,
@@ -53,6 +54,11 @@ class Builder:
     def quantize(self, source: int, quantization: Quantization = BYTES) -> int:
         out = self.buffer(self.buffers[source].channels, "u8")
         self.steps.append(Quantize("quantize", source, out, quantization))
+        return out
+
+    def dequantize(self, source: int, quantization: Quantization) -> int:
+        out = self.buffer(self.buffers[source].channels, "f32", self.buffers[source].rows)
+        self.steps.append(Dequantize("dequantize", source, out, quantization))
         return out
 
     def bytes(self, values: Array) -> int:
@@ -173,5 +179,5 @@ def tiny_bert(layers: int = 1, channels: int = 16, sparsity: float = 0.8, seed: 
         out = b.linear_u8(wide, weight(channels, 4 * channels), 128, scale, real(channels))
         h, hq = b.layernorm(out, h, real(channels) + 1, real(channels), q)
     head = b.linear_f32(h, real(2, channels), real(2))
-    pooled = b.linear_f32(b.select(h), real(3, channels), real(3), "tanh")
+    pooled = b.linear_f32(b.select(b.dequantize(hq, q)), real(3, channels), real(3), "tanh")
     return b.done(start=(head, 0), end=(head, 1), hidden=h, pooled=pooled)

@@ -268,6 +268,19 @@ def test_embedding_tables_add_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.array_equal(got, ((words[given["ids"]] + of_types) + places[2:22]) + words[3])
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4, 5, 64, 65])
+@pytest.mark.parametrize("quantization", [Quantization(0.0173, 128), Quantization(1e-38, 0), Quantization(3.0, 255)])
+def test_dequantize_is_numpy_to_the_bit(
+    monkeypatch: pytest.MonkeyPatch, channels: int, quantization: Quantization
+) -> None:
+    q = np.random.default_rng(channels).permutation(np.arange(256 * channels) % 256).reshape(256, channels)
+    b = Builder("ids")
+    y = b.dequantize(b.bytes(q), quantization)
+    got = run_all(monkeypatch, b.done(y=y), {"ids": ids(256)})["y"][0]
+    expected = (q - quantization.zero_point).astype(np.float32) * np.float32(quantization.scale)
+    assert got.tobytes() == expected.tobytes()
+
+
 def test_bytes_keep_every_value(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.arange(256).reshape(-1, 1)
     b = Builder("ids")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
-from engine import pack, plan
+from engine import pack, plan, records
 from engine.errors import PlanError
-from engine.program import Add, Buffer, Output, Program
+from engine.program import Add, Buffer, Output, Program, Quantization, Step
 from engine.runtime import CompiledModel
 from tests.engine.programs import Builder, sparsify, tiny_bert
 
@@ -63,7 +63,15 @@ def test_dump_names_everything(tmp_path: Path) -> None:
     target = tmp_path / "m.plan"
     plan.write_plan(tiny_bert(), target)
     text = plan.dump(target)
-    for word in ("input 1 mask", "embed", "layernorm", "attention_u8", "sparse_u8", "output        pooled"):
+    for word in (
+        "input 1 mask",
+        "embed",
+        "layernorm",
+        "attention_u8",
+        "sparse_u8",
+        "dequantize    dequantize: [",
+        "output        pooled",
+    ):
         assert word in text
     (tmp_path / "short").write_bytes(PLAN[:70])
     (tmp_path / "other").write_bytes(b"x" * 500)
@@ -119,7 +127,7 @@ def step_at(index: int) -> int:
 
 def first_step(op: str) -> int:
     ops = [struct.unpack_from("<I", PLAN, step_at(i))[0] for i in range(len(tiny_bert().steps))]
-    return step_at(ops.index(plan.OPS.index(op)))
+    return step_at(ops.index(records.OPS.index(op)))
 
 
 @pytest.mark.parametrize(
@@ -134,14 +142,37 @@ def first_step(op: str) -> int:
         ("attention_u8", 32, 3, "wrong width"),
         ("attention_u8", 40, 7, "mask is no input"),
         ("embed", 48, 1 << 31, "no rows or too many"),
+        ("dequantize", 8, 0, "reads a buffer of the wrong type"),
+        ("dequantize", 8, 500, "reads a buffer that doesn't exist"),
+        ("dequantize", 24, 500, "writes a buffer that doesn't exist"),
+        ("dequantize", 24, 0, "is written already"),
+        ("dequantize", 32, 256, "quantization is invalid"),
+        ("dequantize", 112, 0, "quantization is invalid"),
+        ("dequantize", 112, 0x7FC00000, "quantization is invalid"),
         ("output", 32, 9, "column that doesn't exist"),
     ],
 )
 def test_invalid_steps_are_refused_by_name(op: str, offset: int, value: int, message: str) -> None:
     if op == "quantizing":  # a layernorm that becomes an output: its outputs are then never written
-        op, value, message = "layernorm", plan.OPS.index("output"), "column|before it is written"
+        op, value, message = "layernorm", records.OPS.index("output"), "column|before it is written"
     with pytest.raises(PlanError, match=message):
         open_bytes(rewritten(PLAN, first_step(op) + offset, "<I", value))
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        (Buffer("bytes", 8, "u8"), "writes a buffer of the wrong type"),
+        (Buffer("narrow", 7, "f32"), "writes a buffer of the wrong width"),
+        (Buffer("pooled", 8, "f32", "batch"), "mixes rows of tokens and of sequences"),
+    ],
+)
+def test_a_dequantize_that_does_not_fit_is_refused(out: Buffer, message: str) -> None:
+    b = Builder("ids")
+    y = b.dequantize(b.bytes(np.zeros((3, 8))), Quantization(0.1, 3))
+    b.buffers[y] = out
+    with pytest.raises(PlanError, match=message):
+        open_bytes(plan.encode(b.done(y=y)))
 
 
 def test_overlapping_buffers_are_refused() -> None:
@@ -198,6 +229,18 @@ def test_steps_that_do_not_fit_are_refused() -> None:
     b.attention(x, x, x, 1)
     with pytest.raises(ValueError, match="all four quantizations"):
         plan.encode(b.done())
+
+
+def test_every_step_has_a_record_and_others_are_refused_by_name() -> None:
+    assert set(records.WRITERS) == set(get_args(Step))
+
+    @dataclasses.dataclass(frozen=True)
+    class Rotate:
+        name: str
+
+    steps: Any = (Rotate("turn"), *tiny_bert().steps)
+    with pytest.raises(ValueError, match="step 'turn' is a Rotate; a plan can hold Embed, LayerNorm"):
+        plan.encode(dataclasses.replace(tiny_bert(), steps=steps))
 
 
 def test_a_plan_without_outputs_is_refused() -> None:

@@ -59,6 +59,7 @@ SPW_INLINE vi vi_mul(vi a, vi b) { return PAIR(vi, _mm256_mullo_epi32); }
 SPW_INLINE vi vi_or(vi a, vi b) { return PAIR(vi, _mm256_or_si256); }
 SPW_INLINE vi vi_xor(vi a, vi b) { return PAIR(vi, _mm256_xor_si256); }
 #define vi_shl(a, bits) ((vi){_mm256_slli_epi32((a).lo, bits), _mm256_slli_epi32((a).hi, bits)})
+#define vi_shr(a, bits) ((vi){_mm256_srli_epi32((a).lo, bits), _mm256_srli_epi32((a).hi, bits)})
 SPW_INLINE vf vi_to_float(vi a) { return (vf){_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 SPW_INLINE vi vf_to_int(vf a) { return (vi){_mm256_cvttps_epi32(a.lo), _mm256_cvttps_epi32(a.hi)}; }
 SPW_INLINE vi vf_bits(vf a) { return (vi){_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi)}; }

@@ -44,6 +44,7 @@ SPW_INLINE vi vi_mul(vi a, vi b) { return _mm512_mullo_epi32(a, b); }
 SPW_INLINE vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
 SPW_INLINE vi vi_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
 #define vi_shl(a, bits) _mm512_slli_epi32((a), (bits))
+#define vi_shr(a, bits) _mm512_srli_epi32((a), (bits))
 SPW_INLINE vf vi_to_float(vi a) { return _mm512_cvtepi32_ps(a); }
 SPW_INLINE vi vf_to_int(vf a) { return _mm512_cvttps_epi32(a); }
 SPW_INLINE vi vf_bits(vf a) { return _mm512_castps_si512(a); }

@@ -90,9 +90,22 @@ SPW_INLINE vi vf_quantized(vf x, spw_quantization q) {
   return vf_to_u8(vf_div(x, vf_set1(q.scale)), q.zero_point);
 }
 
+/* ONNX DequantizeLinear. */
+SPW_INLINE vf vi_dequantized(vi bytes, spw_quantization q) {
+  return vf_mul(vi_to_float(vi_sub(bytes, vi_set1(q.zero_point))), vf_set1(q.scale));
+}
+
 /* Four channels of 32-bit lanes holding bytes, as one group of a uint8 buffer. */
 SPW_INLINE vi vi_pack4(vi a, vi b, vi c, vi d) {
   return vi_or(vi_or(a, vi_shl(b, 8)), vi_or(vi_shl(c, 16), vi_shl(d, 24)));
+}
+
+/* The reverse of vi_pack4. */
+SPW_INLINE void vi_unpack4(vi group, vi bytes[4]) {
+  bytes[0] = vi_shr(vi_shl(group, 24), 24);
+  bytes[1] = vi_shr(vi_shl(group, 16), 24);
+  bytes[2] = vi_shr(vi_shl(group, 8), 24);
+  bytes[3] = vi_shr(group, 24);
 }
 
 #endif

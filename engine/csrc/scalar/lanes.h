@@ -71,6 +71,8 @@ SPW_INLINE vi vi_mul(vi a, vi b) { EACH(vi, (int32_t)((uint32_t)a.v[l] * (uint32
 SPW_INLINE vi vi_or(vi a, vi b) { EACH(vi, a.v[l] | b.v[l]); }
 SPW_INLINE vi vi_xor(vi a, vi b) { EACH(vi, a.v[l] ^ b.v[l]); }
 #define vi_shl(a, bits) vi_mul((a), vi_set1((int32_t)(1u << (bits))))
+/* Fills with zeros from the left. */
+SPW_INLINE vi vi_shr(vi a, int bits) { EACH(vi, (int32_t)((uint32_t)a.v[l] >> bits)); }
 SPW_INLINE vf vi_to_float(vi a) { EACH(vf, (float)a.v[l]); }
 /* a is integral and fits, or NaN, which becomes what x86 makes of it. */
 SPW_INLINE vi vf_to_int(vf a) { EACH(vi, a.v[l] == a.v[l] ? (int32_t)a.v[l] : INT32_MIN); }

@@ -193,25 +193,28 @@ static void test_layernorm(const spw_kernels *reference, const spw_kernels *k) {
 static void test_elementwise(const spw_kernels *reference, const spw_kernels *k) {
   uint32_t count = pick(1, 5), channels = pick(1, 70), begin = pick(0, count - 1), end = pick(begin + 1, count);
   block x = reals((size_t)count * channels * 16), right = reals((size_t)count * channels * 16);
-  block q[2], a[2], s[2];
+  block from = bytes(count * u8_tile(channels)), q[2], d[2], a[2], s[2];
   ((float *)x.data)[0] = 1e30f, ((float *)x.data)[1] = -1e-40f, ((float *)x.data)[2] = -0.0f;
   for (int i = 0; i < 2; i++) {
     const spw_kernels *table = i ? k : reference;
     q[i] = make(count * u8_tile(channels)), a[i] = make(count * f32_tile(channels));
-    s[i] = make(count * f32_tile(channels));
+    d[i] = make(count * f32_tile(channels)), s[i] = make(count * f32_tile(channels));
     spw_quantize quantize = {tiles(x, f32_tile(channels)), tiles(q[i], u8_tile(channels)), channels, {0.02f, 7}};
+    spw_quantize dequantize = {tiles(from, u8_tile(channels)), tiles(d[i], f32_tile(channels)), channels, {0.02f, 7}};
     spw_elementwise step = {.x = tiles(x, f32_tile(channels)), .right = tiles(right, f32_tile(channels)),
                             .y = tiles(a[i], f32_tile(channels)), .channels = channels, .activation = pick(1, 1)};
     step.activation = (spw_activation)(1 + channels % 3);
     table->quantize(&quantize, begin, end);
+    table->dequantize(&dequantize, begin, end);
     table->activate(&step, begin, end);
     step.y = tiles(s[i], f32_tile(channels));
     table->add(&step, begin, end);
   }
   compare("quantize", k->isa, q[0], q[1]);
+  compare("dequantize", k->isa, d[0], d[1]);
   compare("activate", k->isa, a[0], a[1]);
   compare("add", k->isa, s[0], s[1]);
-  drop(x), drop(right);
+  drop(x), drop(right), drop(from);
 }
 
 static void test_embed(const spw_kernels *reference, const spw_kernels *k) {

@@ -1,0 +1,208 @@
+"""What each step of a program becomes in a plan file; `csrc/steps.h` gives its fields' meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine import pack
+from engine.program import (
+    Activate,
+    Activation,
+    Add,
+    Attention,
+    Dequantize,
+    Embed,
+    LayerNorm,
+    LinearF32,
+    LinearU8,
+    Output,
+    Program,
+    Quantization,
+    Quantize,
+    Select,
+    Step,
+    Table,
+)
+
+ABSENT: Final = 0xFFFFFFFF
+OPS: Final = (
+    "embed",
+    "layernorm",
+    "quantize",
+    "linear_f32",
+    "linear_u8",
+    "sparse_u8",
+    "attention_f32",
+    "attention_u8",
+    "add",
+    "activate",
+    "select",
+    "output",
+    "dequantize",
+)
+ACTIVATIONS: Final[tuple[Activation, ...]] = ("none", "gelu", "relu", "tanh")
+SOURCES: Final = ("input", "position", "constant")
+MAX_TABLES: Final = 4
+
+Array = NDArray[Any]
+
+
+@dataclass
+class Record:
+    """One step as the file has it; a blob of None is empty."""
+
+    op: str
+    name: str
+    inputs: Sequence[int] = ()
+    outputs: Sequence[int] = ()
+    attributes: Sequence[int] = ()
+    scalars: Sequence[float] = ()
+    blobs: Sequence[Array | None] = ()
+
+
+def _quantization(quantization: Quantization | None) -> tuple[float, int]:
+    return (1.0, 0) if quantization is None else (quantization.scale, quantization.zero_point)
+
+
+def _optional(index: int | None) -> int:
+    return ABSENT if index is None else index
+
+
+def _f32(values: Array) -> Array:
+    return np.asarray(values, np.float32)
+
+
+def _table(table: Table) -> tuple[int, int, int, int]:
+    kind = "input" if isinstance(table.source, int) else table.source
+    index = table.source if isinstance(table.source, int) else 0
+    return SOURCES.index(kind), index, table.offset, table.values.shape[0]
+
+
+def _embed(step: Embed, _: Program) -> Record:
+    if not 1 <= len(step.tables) <= MAX_TABLES:
+        raise ValueError(f"step {step.name} adds {len(step.tables)} tables, 1 to {MAX_TABLES} are possible")
+    of_tables = [value for table in step.tables for value in _table(table)]
+    s8 = sum(1 << i for i, table in enumerate(step.tables) if table.values.dtype == np.int8)
+    attributes = [len(step.tables), *of_tables, *[0] * (16 - len(of_tables)), s8]
+    values = [t.values if t.values.dtype == np.int8 else _f32(t.values) for t in step.tables]
+    return Record("embed", step.name, (), (step.out,), attributes, [t.scale for t in step.tables], values)
+
+
+def _layernorm(step: LayerNorm, _: Program) -> Record:
+    scale, zero_point = _quantization(step.quantization)
+    return Record(
+        "layernorm",
+        step.name,
+        (step.input, _optional(step.residual)),
+        (_optional(step.out), _optional(step.out_quantized)),
+        (zero_point,),
+        (step.epsilon, scale),
+        (_f32(step.gamma), _f32(step.beta)),
+    )
+
+
+def _quantize(step: Quantize, _: Program) -> Record:
+    return _conversion("quantize", step)
+
+
+def _dequantize(step: Dequantize, _: Program) -> Record:
+    return _conversion("dequantize", step)
+
+
+def _conversion(op: str, step: Quantize | Dequantize) -> Record:
+    scale, zero_point = _quantization(step.quantization)
+    return Record(op, step.name, (step.input,), (step.out,), (zero_point,), (scale,))
+
+
+def _linear_f32(step: LinearF32, _: Program) -> Record:
+    pack.check_linear(step)
+    rows, depth = step.weight.shape
+    blobs = (pack.dense_f32(_f32(step.weight)), pack.pad_rows(_f32(step.bias)))
+    attributes = (depth, rows, ACTIVATIONS.index(step.activation))
+    return Record("linear_f32", step.name, (step.input,), (step.out,), attributes, (), blobs)
+
+
+def _linear_u8(step: LinearU8, _: Program) -> Record:
+    pack.check_linear(step)
+    rows, depth = step.weight.shape
+    scale, zero_point = _quantization(step.quantization)
+    per_row = (
+        pack.pad_rows(_f32(step.bias)),
+        pack.pad_rows(_f32(step.scale)),
+        pack.correction(step.weight, step.zero_point),
+    )
+    attributes = [depth, rows, ACTIVATIONS.index(step.activation), zero_point]
+    if not pack.is_sparse(step.weight):
+        blobs = (pack.dense_s8(step.weight), *per_row)
+        return Record("linear_u8", step.name, (step.input,), (step.out,), attributes, (scale,), blobs)
+    sparse = pack.sparse_s8(step.weight)
+    attributes.append(sparse.chunk)
+    packed = (sparse.blocks, *per_row, sparse.starts, sparse.indices)
+    return Record("sparse_u8", step.name, (step.input,), (step.out,), attributes, (scale,), packed)
+
+
+def _attention(step: Attention, program: Program) -> Record:
+    given = (
+        step.query_quantization,
+        step.key_quantization,
+        step.value_quantization,
+        step.probability_quantization,
+    )
+    is_u8 = program.buffers[step.query].dtype == "u8"
+    if is_u8 and None in given:
+        raise ValueError(f"step {step.name}: uint8 attention needs all four quantizations")
+    if is_u8 and step.head_dim % 4:
+        raise ValueError(f"step {step.name}: head_dim {step.head_dim} must be a multiple of 4 for uint8")
+    scales, zero_points = zip(*map(_quantization, (*given, step.quantization)), strict=True)
+    return Record(
+        "attention_u8" if is_u8 else "attention_f32",
+        step.name,
+        (step.query, step.key, step.value),
+        (step.out,),
+        (step.heads, step.head_dim, _optional(step.mask), *zero_points),
+        (step.scale, step.mask_value, *scales),
+    )
+
+
+def _add(step: Add, _: Program) -> Record:
+    return Record("add", step.name, (step.left, step.right), (step.out,))
+
+
+def _activate(step: Activate, _: Program) -> Record:
+    return Record("activate", step.name, (step.input,), (step.out,), (ACTIVATIONS.index(step.activation),))
+
+
+def _select(step: Select, _: Program) -> Record:
+    return Record("select", step.name, (step.input,), (step.out,))
+
+
+def _output(step: Output, _: Program) -> Record:
+    return Record("output", step.name, (step.input,), (), (_optional(step.column),))
+
+
+WRITERS: Final[dict[type[Step], Callable[[Any, Program], Record]]] = {
+    Embed: _embed,
+    LayerNorm: _layernorm,
+    Quantize: _quantize,
+    Dequantize: _dequantize,
+    LinearF32: _linear_f32,
+    LinearU8: _linear_u8,
+    Attention: _attention,
+    Add: _add,
+    Activate: _activate,
+    Select: _select,
+    Output: _output,
+}
+
+
+def writer(step: Step) -> Callable[[Any, Program], Record]:
+    """The function that makes the step's record; raises ValueError for a type of step that plans don't have."""
+    if type(step) not in WRITERS:
+        known = ", ".join(kind.__name__ for kind in WRITERS)
+        raise ValueError(f"step {getattr(step, 'name', step)!r} is a {type(step).__name__}; a plan can hold {known}")
+    return WRITERS[type(step)]

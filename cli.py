@@ -11,6 +11,7 @@ parses, calls and prints.
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -328,27 +329,38 @@ def evaluate(
     model: ModelArgument,
     dataset: Annotated[Path, typer.Option(help="a file in SQuAD form")],
     engine_type: Annotated[str, typer.Option("--engine", help="sparrow or onnxruntime")] = "sparrow",
+    compare: Annotated[str | None, typer.Option(help="another engine, for how often both pick the same tokens")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="only the first so many questions")] = None,
     num_cores: Annotated[int | None, typer.Option("--num_cores", "--num-cores", min=1)] = None,
 ) -> None:
     """Measure exact match and F1 on a question-answering file.
 
-    Example: zoo evaluate my-model --dataset dev.json --engine onnxruntime
+    Example: zoo evaluate my-model --dataset dev.json --compare onnxruntime
     """
-    from engine.bench.evaluate import evaluate_squad
+    from engine.bench import compare_argmax, evaluate_squad
     from engine.pipelines import Pipeline
     from zoo.squad import read_squad
 
     examples = read_squad(dataset)[:limit]
-    with (
-        Pipeline.create(
-            "question_answering", model, num_cores=num_cores, batch_size=16, engine_type=engine_type
-        ) as pipeline,
-        counting_bar("questions") as progress,
-    ):
-        scores = evaluate_squad(pipeline, examples, progress=progress)
-    text = f"exact match {scores['exact_match']:.2f} %, F1 {scores['f1']:.2f} % on {len(examples)} questions"
-    Output.emit({"model": model, "engine": engine_type, "questions": len(examples), **scores}, text)
+    result: dict[str, Any] = {"model": model, "questions": len(examples), "engines": {}}
+    with ExitStack() as opened:
+        pipelines = {
+            name: opened.enter_context(
+                Pipeline.create("question_answering", model, num_cores=num_cores, batch_size=16, engine_type=name)
+            )
+            for name in (engine_type, compare)
+            if name is not None
+        }
+        for name, pipeline in pipelines.items():
+            with counting_bar(f"questions, {name}") as progress:
+                result["engines"][name] = evaluate_squad(pipeline, examples, progress=progress)
+        if compare is not None:
+            result["same_argmax"] = compare_argmax(pipelines[engine_type], pipelines[compare], examples)
+    lines = [
+        f"{name:<12} exact match {s['exact_match']:.2f} %, F1 {s['f1']:.2f} %" for name, s in result["engines"].items()
+    ]
+    same = [f"same start and end on {100 * result['same_argmax']:.2f} % of the windows"] if compare else []
+    Output.emit(result, "\n".join([f"{len(examples)} questions", *lines, *same]))
 
 
 @app.command()

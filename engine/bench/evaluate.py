@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from engine.errors import PipelineError
 from engine.pipelines import Pipeline
 from zoo.answers import Example, squad_metrics
@@ -35,3 +37,23 @@ def evaluate_squad(
         if progress is not None:
             progress(len(predictions), len(examples))
     return squad_metrics(predictions, {e.id: [text for text, _ in e.answers] for e in examples})
+
+
+def compare_argmax(one: Pipeline[Any, Any, Any], other: Pipeline[Any, Any, Any], examples: Sequence[Example]) -> float:
+    """Return the share, 0 to 1, of token rows for which both pipelines' start and end logits peak at the same tokens.
+
+    The pipelines run the same model on two engines. Raises PipelineError, EngineError.
+    """
+    rows = [
+        row
+        for example in examples
+        for row in one.encode(one.request({"question": example.question, "context": example.context}))
+    ]
+    equal = [
+        all(
+            np.argmax(a[: len(row.input_ids)]) == np.argmax(b[: len(row.input_ids)])
+            for a, b in zip(mine, theirs, strict=True)
+        )
+        for row, mine, theirs in zip(rows, one.compute(rows), other.compute(rows), strict=True)
+    ]
+    return float(np.mean(equal))

@@ -17,7 +17,10 @@ _INTEGERS = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 
 
 class Backend(Protocol):
-    """A loaded model. `run` takes int64 [batch, sequence] arrays; any number of threads may call it."""
+    """A loaded model. `run` takes int64 [batch, sequence] arrays; any number of threads may call it.
+
+    Padding stands behind a sequence's tokens, with an attention mask of 0; outputs there mean nothing.
+    """
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -62,7 +65,9 @@ class _Sparrow:
         self.output_names = tuple(self._model.output_names)
 
     def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
-        return dict(self._model.run(dict(inputs)))
+        mask = inputs.get("attention_mask")
+        lengths = None if mask is None else np.maximum(mask.sum(axis=1), 1)
+        return dict(self._model.run(dict(inputs), lengths=lengths))
 
     def close(self) -> None:
         self._model.close()

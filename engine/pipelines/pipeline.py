@@ -149,6 +149,10 @@ class Pipeline(ABC, Generic[RequestT, OptionsT, ResultT]):
             for request, rows in zip(requests, encoded, strict=True)
         ]
 
+    def compute(self, rows: Sequence[TokenRow]) -> list[Outputs]:
+        """Return what the model says of each token row: the task's outputs, float32, padding behind them."""
+        return self._runner.run(rows, self.outputs)
+
     def longest(self, wanted: int | None, default: int) -> int:
         """Return the sequence length to use: `wanted`, or `default` as far as the model reaches.
 

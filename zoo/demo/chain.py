@@ -172,8 +172,7 @@ def _measure(demo: Demo) -> dict[str, Any]:
         many = demo.zoo_json("benchmark", str(folder), "--sequence_length", "128", "--batch_size", "16", "--time", "3")
         model = (folder / "model.onnx").read_bytes()
         figures[name] = {
-            "f1": scores["f1"],
-            "exact_match": scores["exact_match"],
+            **scores["engines"]["sparrow"],
             "onnx_bytes": len(model),
             "gzip_bytes": len(gzip.compress(model, 6)),
             "latency_ms": one["median_ms"],

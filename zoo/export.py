@@ -7,6 +7,7 @@ deployment/  model.onnx  config.json  tokenizer.json  tokenizer_config.json  rec
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import tempfile
 import warnings
@@ -134,6 +135,7 @@ def to_onnx(model: nn.Module, names: Sequence[str], path: Path) -> None:
     wrapper = _QuestionAnswering(deployable(model)).eval()
     example = {name: torch.ones(2, 16, dtype=torch.int64) for name in names}
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that no text model needs
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's internals; its result is checked
         program = torch.onnx.export(

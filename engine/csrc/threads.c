@@ -1,5 +1,6 @@
 /* The pool. One atomic word, `state`, says which job runs and which of its items is next; threads take items
- * from it by compare-and-swap, so a thread that wakes late can't take an item of a job it doesn't know. A
+ * from it by compare-and-swap. Before a job's fields are written, `state` moves to a job number of its own that
+ * has no items: so a swap that succeeds proves that the fields read before it belong to the job it took from. A
  * thread without work spins for a moment, because the next step comes within microseconds, then sleeps. */
 #include "threads.h"
 
@@ -12,7 +13,8 @@
 #include "memory.h"
 #include "status.h"
 
-enum { SPINS = 4000, NEXT_BITS = 24 };
+enum { SPINS = 4000, NEXT_BITS = 32 };
+static const uint64_t CLOSED = UINT32_MAX; /* as the next item: none can be taken */
 
 typedef struct worker {
   spw_pool *pool;
@@ -27,7 +29,7 @@ struct spw_pool {
   pid_t owner;
   pthread_mutex_t turn; /* held by the caller whose run it is */
 
-  _Alignas(64) _Atomic uint64_t state; /* job number << 24 | next item */
+  _Alignas(64) _Atomic uint64_t state; /* job number << 32 | next item */
   _Atomic uint32_t items;              /* the next four are written before `state` names their job */
   _Atomic(spw_task) task;
   _Atomic(void *) context;
@@ -48,7 +50,7 @@ static void pause_cpu(void) {
 }
 
 static uint64_t job_of(uint64_t state) { return state >> NEXT_BITS; }
-static uint32_t item_of(uint64_t state) { return (uint32_t)(state & ((1u << NEXT_BITS) - 1)); }
+static uint32_t item_of(uint64_t state) { return (uint32_t)state; }
 
 static void finish_item(spw_pool *pool, uint32_t items) {
   if (atomic_fetch_add(&pool->done, 1) + 1 != items || !atomic_load(&pool->caller_sleeps)) return;
@@ -57,8 +59,7 @@ static void finish_item(spw_pool *pool, uint32_t items) {
   pthread_mutex_unlock(&pool->sleep);
 }
 
-/* Takes and computes items of job `job` until none is left. The fields are read before an item is taken: had
- * they changed in between, the job would have been over and the compare-and-swap would fail. */
+/* Takes and computes items of job `job` until none is left. */
 static void take_items(spw_pool *pool, uint64_t job, uint32_t number) {
   uint64_t state = atomic_load(&pool->state);
   for (;;) {
@@ -115,11 +116,12 @@ void spw_pool_run(spw_pool *pool, spw_task task, void *context, uint32_t items) 
     for (uint32_t i = 0; i < items; i++) task(context, i, 0);
     return;
   }
+  uint64_t job = job_of(atomic_load(&pool->state)) + 2;
+  atomic_store(&pool->state, (job - 1) << NEXT_BITS | CLOSED);
   atomic_store(&pool->task, task);
   atomic_store(&pool->context, context);
   atomic_store(&pool->items, items);
   atomic_store(&pool->done, 0);
-  uint64_t job = job_of(atomic_load(&pool->state)) + 1;
   atomic_store(&pool->state, job << NEXT_BITS);
   if (atomic_load(&pool->sleepers) > 0) {
     pthread_mutex_lock(&pool->sleep);

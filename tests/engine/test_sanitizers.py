@@ -67,3 +67,7 @@ def test_row_91_every_failing_allocation_is_a_status(builds: dict[str, Path], sm
 @pytest.mark.parametrize("sanitizers", [ADDRESS, THREAD])
 def test_row_97_shared_plans_pools_and_sessions(builds: dict[str, Path], small_plan: Path, sanitizers: str) -> None:
     passes(builds[sanitizers] / "pool_stress", small_plan)
+
+
+def test_every_item_of_every_job_is_computed_once(builds: dict[str, Path]) -> None:
+    passes(builds[THREAD] / "pool_jobs")

@@ -63,7 +63,7 @@ class Demo:
     def zoo(self, *arguments: str, cache: str = "cache") -> str:
         """Runs a zoo command to its end, its progress on this terminal; returns its standard output."""
         shown = " ".join(_quoted(a) for a in arguments)
-        self.console.print(f"   [dim]$ zoo {shown}[/dim]")
+        self.console.print(f"   $ zoo {shown}", style="dim", markup=False, soft_wrap=True)
         environment = {**self.environment, "ZOO_CACHE": str(self.folder / cache)}
         done = subprocess.run([*ZOO, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
@@ -79,7 +79,8 @@ class Demo:
     @contextmanager
     def background(self, name: str, url: str, *arguments: str) -> Iterator[None]:
         """Runs a server while the block lasts; it is ready when `url` answers."""
-        self.console.print(f"   [dim]$ zoo {' '.join(_quoted(a) for a in arguments)} &[/dim]")
+        shown = " ".join(_quoted(a) for a in arguments)
+        self.console.print(f"   $ zoo {shown} &", style="dim", markup=False, soft_wrap=True)
         log = self.folder / f"{name}.log"
         environment = {**self.environment, "ZOO_CACHE": str(self.folder / "cache")}
         with (
@@ -152,6 +153,7 @@ def _training(demo: Demo, name: str, model: str, recipe: str) -> tuple[str, ...]
         *("--model_name_or_path", model, "--recipe", recipe, *data, "--do_train", "--do_eval"),
         *("--per_device_train_batch_size", "8", "--per_device_eval_batch_size", "32"),
         *("--max_seq_length", str(SEQUENCE_LENGTH), "--doc_stride", "128", "--bf16", "--seed", "7"),
+        *("--save_strategy", "no"),
     )
 
 
@@ -168,8 +170,8 @@ def _measure(demo: Demo) -> dict[str, Any]:
     for name in ("teacher", "student"):
         folder = demo.folder / name / "deployment"
         scores = demo.zoo_json("evaluate", str(folder), "--dataset", str(HERE / "animals-dev.json"))
-        one = demo.zoo_json("benchmark", str(folder), "--sequence_length", "128", "--time", "3")
-        many = demo.zoo_json("benchmark", str(folder), "--sequence_length", "128", "--batch_size", "16", "--time", "3")
+        one = demo.zoo_json("benchmark", str(folder), "--sequence_length", "128", "--time", "2")
+        many = demo.zoo_json("benchmark", str(folder), "--sequence_length", "128", "--batch_size", "16", "--time", "2")
         model = (folder / "model.onnx").read_bytes()
         figures[name] = {
             **scores["engines"]["sparrow"],

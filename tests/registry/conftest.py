@@ -35,7 +35,9 @@ SERVE = "import registry; from registry.settings import Settings; registry.serve
 
 
 def _as_postgres() -> list[str]:
-    return ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    """PostgreSQL refuses root; runuser lies where root's PATH leads, which this process may lack."""
+    runuser = shutil.which("runuser") or "/usr/sbin/runuser"
+    return [runuser, "-u", "postgres", "--"] if os.geteuid() == 0 else []
 
 
 @pytest.fixture(scope="session")

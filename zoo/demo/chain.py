@@ -187,7 +187,7 @@ def _serve(demo: Demo) -> dict[str, Any]:
     demo.say(7, "Served over HTTP, by its stub")
     question, context = _example()
     serve = ("serve", "--task", "question_answering", "--batch_size", "1", "--model_path", STUDENT_ALIAS)
-    with demo.background("server", f"{demo.server_url}/health", *serve, "--port", str(demo.server_port)):
+    with demo.background("server", f"{demo.server_url}/v2/health/ready", *serve, "--port", str(demo.server_port)):
         body = json.dumps({"question": question, "context": context}).encode()
         request = urllib.request.Request(  # noqa: S310 - our own loopback server
             f"{demo.server_url}/predict", data=body, headers={"Content-Type": "application/json"}

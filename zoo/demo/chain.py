@@ -224,7 +224,8 @@ def _report(demo: Demo, figures: dict[str, Any]) -> None:
         f"  registry, with a page per model:  zoo registry serve --folder {demo.folder / 'registry'} "
         f"--port {demo.registry_port}\n     {demo.registry_url}/models/{STUDENT.removeprefix('zoo:')}\n"
         f"  server:  zoo serve --task question_answering --model_path {demo.folder / 'student'} "
-        f"--port {demo.server_port}\n     {demo.server_url}/\n"
+        f"--port {demo.server_port}\n     {demo.server_url}/\n",
+        soft_wrap=True,
     )
 
 

@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 C_SOURCES := CMakeLists.txt $(shell find engine/csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types unit bench clean
+.PHONY: help install demo test lint types unit clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) | expand -t 20
@@ -27,9 +27,6 @@ types: $(VENV)/.tested
 
 unit: $(VENV)/.tested
 	$(BIN)/python -m pytest -n 2
-
-bench: install ## time this machine's kernels and engines
-	$(BIN)/zoo benchmark --help
 
 clean: ## remove .venv and build output
 	rm -rf $(VENV) build dist

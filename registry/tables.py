@@ -1,6 +1,7 @@
 """The tables. Constraints refuse bad rows, whoever writes them.
 
 models ──< versions ──< files >── blobs        names: every full name and alias, each for one model
+   │          └───────< lineage                uploads ──< chunks: large blobs on their way in
    └─────< tags >── versions                   tokens: sha256 of each token, never the token
 """
 
@@ -92,7 +93,11 @@ class Name(Base):
 
 
 class Version(Base):
-    """One immutable manifest of a model, with the columns that a search needs."""
+    """One immutable manifest of a model, with the columns that a search needs.
+
+    A yanked version is left out where nothing pins it. A deleted one keeps its row, so that its number and its digest
+    never come back for something else, and loses its files. `check_report` is what the gate found, as JSON.
+    """
 
     __tablename__ = "versions"
     __table_args__ = (
@@ -121,12 +126,21 @@ class Version(Base):
     quantized: Mapped[bool | None]
     sparsity: Mapped[float | None]
     search_text: Mapped[str] = mapped_column(Text)
+    yanked_at: Mapped[datetime | None]
+    yank_reason: Mapped[str | None] = mapped_column(String(1024))
+    deleted_at: Mapped[datetime | None]
+    delete_reason: Mapped[str | None] = mapped_column(String(1024))
+    check_report: Mapped[str | None] = mapped_column(Text)
 
     model: Mapped[Model] = relationship(lazy="joined", innerjoin=True)
 
 
 class Blob(Base):
-    """Bytes that were uploaded and verified. `offered_at` is the last upload: the grace period starts there."""
+    """Bytes that were uploaded and verified.
+
+    The grace period of a sweep starts at `offered_at`: the last upload, or the moment when a version let go of the
+    blob. `checked_at` is the last scrub; `damaged_at` is set while the stored bytes are known to be wrong.
+    """
 
     __tablename__ = "blobs"
     __table_args__ = (
@@ -137,6 +151,8 @@ class Blob(Base):
     digest: Mapped[str] = mapped_column(String(71), primary_key=True)
     size_bytes: Mapped[int]
     offered_at: Mapped[datetime] = mapped_column(index=True)
+    checked_at: Mapped[datetime | None]
+    damaged_at: Mapped[datetime | None]
 
 
 class File(Base):
@@ -165,6 +181,57 @@ class Tag(Base):
     tag: Mapped[str] = mapped_column(String(128), primary_key=True)
     version_id: Mapped[int]
     moved_at: Mapped[datetime]
+
+
+class Lineage(Base):
+    """What a version was made from.
+
+    `target` is a model's name as the manifest wrote it, without prefix, pin and query, or a sha256 digest; `pin` is
+    the pin that stood there. Names are matched with all names of a model when they are asked for, so that a target may
+    be published later, or under another name.
+    """
+
+    __tablename__ = "lineage"
+    __table_args__ = (
+        CheckConstraint("relation IN ('base', 'teacher', 'recipe', 'data')", name="relation"),
+        Index("ix_lineage_target_relation", "target", "relation"),
+    )
+
+    version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"), primary_key=True)
+    relation: Mapped[str] = mapped_column(String(16), primary_key=True)
+    target: Mapped[str] = mapped_column(String(512), primary_key=True)
+    pin: Mapped[str | None] = mapped_column(String(128))
+
+
+class Upload(Base):
+    """A blob that comes in chunks. `offset_bytes` of `size_bytes` are here; each caller has one per digest."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (
+        UniqueConstraint("digest", "owner"),
+        CheckConstraint(digest_check("digest"), name="digest"),
+        CheckConstraint("offset_bytes >= 0 AND offset_bytes <= size_bytes", name="offset"),
+    )
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(71))
+    owner: Mapped[str] = mapped_column(String(128))
+    size_bytes: Mapped[int]
+    offset_bytes: Mapped[int]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class Chunk(Base):
+    """A part of an upload, under a key of the blob store's staging area."""
+
+    __tablename__ = "chunks"
+    __table_args__ = (CheckConstraint("size_bytes > 0", name="size"),)
+
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"), primary_key=True)
+    start_bytes: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    size_bytes: Mapped[int]
+    key: Mapped[str] = mapped_column(String(32), unique=True)
 
 
 class Token(Base):

@@ -21,6 +21,7 @@ from registry.tables import Base
 from tests.registry.builders import bert
 from tests.registry.conftest import ROOT, open_site
 
+HEAD = "0002"
 TEN_SERVERS = """
 import os, sys
 from registry import admin
@@ -32,7 +33,7 @@ for _ in range(10):
     child = os.fork()
     if child == 0:
         try:
-            os._exit(0 if admin.upgrade(settings) == "0001" else 1)
+            os._exit(0 if admin.upgrade(settings) == sys.argv[3] else 1)
         except BaseException as error:
             print(repr(error), file=sys.stderr, flush=True)
             os._exit(2)
@@ -57,7 +58,7 @@ def execute(url: str, statement: str) -> None:
 
 
 def test_row_54_ten_servers_that_start_at_once_migrate_once(empty_database: str, tmp_path: Path) -> None:
-    arguments = [sys.executable, "-c", TEN_SERVERS, empty_database, str(tmp_path / "storage")]
+    arguments = [sys.executable, "-c", TEN_SERVERS, empty_database, str(tmp_path / "storage"), HEAD]
     done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == str([0] * 10), done.stderr
     assert set(Base.metadata.tables) < tables(empty_database)
@@ -71,11 +72,34 @@ def test_row_57_up_down_up_with_rows(empty_database: str, tmp_path: Path) -> Non
     database = Database(settings.database)
     assert downgrade(database, "base") == "base"
     assert not set(Base.metadata.tables) & tables(empty_database)
-    assert upgrade(database) == upgrade(database) == "0001"
+    assert upgrade(database) == upgrade(database) == HEAD
     database.close()
     with open_site(settings) as site:
         assert site.client.get("/api/v1/models").json()["items"] == []
         assert bert().publish(site.client).json()["digest"] == view["digest"]
+
+
+def test_row_57_each_revision_goes_down_and_up_again_with_rows(empty_database: str, tmp_path: Path) -> None:
+    settings = Settings(database_url=empty_database, storage=tmp_path / "storage")
+    with open_site(settings) as site:
+        view = bert().publish(site.client, tags=["prod"]).json()
+        site.token()
+    database = Database(settings.database)
+    with database.engine.connect() as connection:
+        revisions = [script.revision for script in ScriptDirectory.from_config(config_for(connection)).walk_revisions()]
+    for revision in revisions[1:]:
+        assert downgrade(database, revision) == revision
+    assert revisions[-1] == "0001"
+    upgrade(database)
+    with database.engine.connect() as connection:
+        rows = connection.execute(text("SELECT relation, target FROM lineage ORDER BY relation")).all()
+    database.close()
+    recipe = next(file["sha256"] for file in view["files"] if file["role"] == "recipe")
+    assert rows == [("base", "bert-base-wikipedia_bookcorpus-pruned80.4block"), ("recipe", recipe)]
+    with open_site(settings) as site:
+        again = site.client.get("/api/v1/resolve", params={"stub": f"{view['name']}@prod"}).json()
+        assert again == view
+        assert len(admin.list_tokens(settings)) == 1
 
 
 def test_row_57_the_migrated_schema_is_that_of_the_tables(empty_database: str) -> None:
@@ -97,7 +121,7 @@ def test_row_56_a_newer_schema_is_refused_with_the_direction(empty_database: str
     execute(empty_database, "UPDATE alembic_version SET version_num = '9999'")
     before = tables(empty_database)
     with pytest.raises(
-        SchemaError, match=r"'9999' is newer than this program, which knows up to '0001'; upgrade sparrow"
+        SchemaError, match=rf"'9999' is newer than this program, which knows up to '{HEAD}'; upgrade sparrow"
     ):
         admin.upgrade(settings)
     with pytest.raises(SchemaError), open_site(settings):
@@ -108,7 +132,7 @@ def test_row_56_a_newer_schema_is_refused_with_the_direction(empty_database: str
 def test_row_56_two_heads_in_a_database_are_refused(empty_database: str, tmp_path: Path) -> None:
     settings = Settings(database_url=empty_database, storage=tmp_path)
     admin.upgrade(settings)
-    execute(empty_database, "INSERT INTO alembic_version VALUES ('0002')")
+    execute(empty_database, "INSERT INTO alembic_version VALUES ('0001')")
     with pytest.raises(SchemaError, match="two schemas at once"):
         admin.upgrade(settings)
 
@@ -116,7 +140,7 @@ def test_row_56_two_heads_in_a_database_are_refused(empty_database: str, tmp_pat
 def test_row_56_the_migrations_have_one_head() -> None:
     database = Database("sqlite:////tmp/unused-by-this-test.db")
     with database.engine.connect() as connection:
-        assert ScriptDirectory.from_config(config_for(connection)).get_heads() == ["0001"]
+        assert ScriptDirectory.from_config(config_for(connection)).get_heads() == [HEAD]
     database.close()
 
 

@@ -13,7 +13,7 @@ from registry.auth import Gate
 from registry.db import Database
 from registry.guard import Guard
 from registry.migrate import upgrade
-from registry.routes import blobs, health, models, pages, problems, versions
+from registry.routes import blobs, files, health, models, pages, problems, versions
 from registry.service import Registry
 from registry.settings import Settings
 from registry.storage import FolderBlobStore
@@ -46,6 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (health, blobs, versions, models):
         api.include_router(module.router)
     app.include_router(api)
+    app.include_router(files.router, responses=problems.DOCUMENTED)
     app.include_router(pages.router)
     app.mount("/static", pages.static_files(), name="static")
     problems.install(app)

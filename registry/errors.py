@@ -16,7 +16,8 @@ RegistryError
 ├── UnknownError
 │   ├── UnknownBlobError                BLOB_UNKNOWN
 │   ├── UnknownModelError               MODEL_UNKNOWN          + nearest
-│   └── UnknownVersionError             VERSION_UNKNOWN
+│   ├── UnknownVersionError             VERSION_UNKNOWN
+│   └── UnknownFileError                FILE_UNKNOWN
 ├── TakenError
 │   ├── VersionExistsError              VERSION_EXISTS
 │   ├── AliasTakenError                 ALIAS_TAKEN            + holder
@@ -131,6 +132,12 @@ class UnknownVersionError(UnknownError):
     """The model has no such version, tag or digest."""
 
     code = "VERSION_UNKNOWN"
+
+
+class UnknownFileError(UnknownError):
+    """The version has no such file."""
+
+    code = "FILE_UNKNOWN"
 
 
 class TakenError(RegistryError):

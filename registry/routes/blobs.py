@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -11,8 +10,9 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from registry.errors import InvalidRangeError, InvalidRequestError, RegistryError, TooLargeError
+from registry.errors import InvalidRequestError, RegistryError, TooLargeError
 from registry.routes.bodies import StrictRoute
+from registry.routes.content import OCTETS, blob_content, serve
 from registry.routes.depends import RegistryDep, SettingsDep, WriterDep
 from registry.schemas import BlobOut, MissingIn, MissingOut
 from registry.service import parse_digest
@@ -21,9 +21,7 @@ from registry.storage import BLOCK_BYTES
 router = APIRouter(tags=["blobs"], route_class=StrictRoute)
 DigestPath = Annotated[str, Path(max_length=128, description="sha256: and 64 lower-case hex digits")]
 
-_RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})\Z")
 _DRAIN_BYTES = 1 << 24
-_OCTETS = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 
 
 @router.post("/blobs/missing")
@@ -36,38 +34,18 @@ def missing(body: MissingIn, registry: RegistryDep) -> MissingOut:
 @router.get(
     "/blobs/{digest}",
     response_class=StreamingResponse,
-    responses={200: {"content": _OCTETS}, 206: {"content": _OCTETS, "description": "The range asked for"}},
+    responses={200: {"content": OCTETS}, 206: {"content": OCTETS, "description": "The range asked for"}},
 )
 def get_blob(digest: DigestPath, request: Request, registry: RegistryDep) -> Response:
     """A blob's bytes, or one range of them."""
-    size = registry.blob_size(digest)
-    etag = f'"{digest}"'
-    headers = {
-        "ETag": etag,
-        "Accept-Ranges": "bytes",
-        "Cache-Control": "public, max-age=31536000, immutable",
-        "X-Checksum-Sha256": digest.removeprefix("sha256:"),
-        "Content-Disposition": "attachment",
-    }
-    if request.headers.get("if-none-match") in (etag, "*"):
-        return Response(status_code=304, headers=headers)
-    span = _read_range(request, size, etag)
-    start, stop = span or (0, size)
-    headers["Content-Length"] = str(stop - start)
-    if span:
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-    status = 206 if span else 200
-    if request.method == "HEAD":
-        return Response(status_code=status, headers=headers, media_type="application/octet-stream")
-    blocks = registry.store.read(digest, start, stop)
-    return StreamingResponse(blocks, status, headers, "application/octet-stream")
+    return serve(request, blob_content(registry, digest))
 
 
 @router.put(
     "/blobs/{digest}",
     status_code=201,
     responses={200: {"model": BlobOut, "description": "It was here already"}},
-    openapi_extra={"requestBody": {"required": True, "content": _OCTETS}},
+    openapi_extra={"requestBody": {"required": True, "content": OCTETS}},
 )
 async def put_blob(
     digest: DigestPath,
@@ -95,26 +73,6 @@ async def put_blob(
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/api/v1/blobs/{digest}"
     return BlobOut(digest=digest, size_bytes=upload.size_bytes)
-
-
-def _read_range(request: Request, size: int, etag: str) -> tuple[int, int] | None:
-    """The half-open span that Range asks for; None for the whole blob, which several ranges get too."""
-    text = request.headers.get("range")
-    if text is None or request.headers.get("if-range", etag) != etag:
-        return None
-    match = _RANGE.match(text)
-    if match is None or match.groups() == ("", ""):
-        return None
-    first, last = match.groups()
-    if first:
-        start, stop = int(first), min(int(last) + 1 if last else size, size)
-        if last and int(last) < int(first):
-            return None
-    else:
-        start, stop = max(size - int(last), 0), size
-    if start >= stop:
-        raise InvalidRangeError(f"the range {text} lies outside the blob's {size} bytes", size_bytes=size)
-    return start, stop
 
 
 def _check_headers(request: Request, digest: str, limit: int) -> None:

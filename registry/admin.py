@@ -11,12 +11,13 @@ from functools import partial
 
 from sqlalchemy.orm import Session
 
-from registry import migrate, queries
+from registry import blob_queries, migrate, queries
 from registry.auth import hash_token, new_token
+from registry.blobs import Blobs
 from registry.db import Database
 from registry.errors import InvalidRequestError, TakenError, UnknownBlobError, UnknownError
 from registry.settings import Settings
-from registry.storage import FolderBlobStore
+from registry.storage import BlobStore, open_store
 from registry.tables import Token
 from zoo.stub import PREFIX
 
@@ -60,7 +61,7 @@ def upgrade(settings: Settings) -> str:
     """Creates or upgrades database and storage; returns the schema's revision. Safe to repeat."""
     database = Database(settings.database)
     try:
-        FolderBlobStore(settings.storage)
+        open_store(settings)
         return migrate.upgrade(database)
     finally:
         database.close()
@@ -75,8 +76,8 @@ def gc(settings: Settings, grace: timedelta = GRACE, *, dry_run: bool = False) -
     removed, freed = [], 0
     with _open(settings) as (database, store):
         with database.read() as session:
-            orphans = {blob.digest: blob.size_bytes for blob in queries.orphan_blobs(session, limit)}
-            recorded = {digest for digest, _ in queries.all_blobs(session)}
+            orphans = {blob.digest: blob.size_bytes for blob in blob_queries.orphan_blobs(session, limit)}
+            recorded = {digest for digest, _ in blob_queries.all_blobs(session)}
         for blob in store.blobs():
             if blob.digest not in recorded and blob.stored_at < limit.timestamp():
                 orphans[blob.digest] = blob.size_bytes
@@ -84,42 +85,50 @@ def gc(settings: Settings, grace: timedelta = GRACE, *, dry_run: bool = False) -
             if dry_run or database.write(partial(_sweep, store=store, digest=digest, limit=limit)):
                 removed.append(digest)
                 freed += size
-        uploads = 0 if dry_run else store.sweep_uploads(grace.total_seconds())
+        uploads = 0 if dry_run else Blobs(database, store).sweep_uploads(grace)
     return GcReport(removed, freed, uploads)
 
 
-def _sweep(session: Session, *, store: FolderBlobStore, digest: str, limit: datetime) -> bool:
-    if not queries.blob_sizes(session, [digest]):  # bytes without a row: hold the digest, as an upload would
-        queries.offer_blob(session, digest, 0, limit - timedelta(seconds=1))
-    if not queries.delete_orphan(session, digest, limit):
+def _sweep(session: Session, *, store: BlobStore, digest: str, limit: datetime) -> bool:
+    if not blob_queries.blob_sizes(session, [digest]):  # bytes without a row: hold the digest, as an upload would
+        blob_queries.offer_blob(session, digest, 0, limit - timedelta(seconds=1))
+    if not blob_queries.delete_orphan(session, digest, limit):
         return False
     store.delete(digest)
     return True
 
 
 def scrub(settings: Settings) -> ScrubReport:
-    """Reads every recorded blob again and compares its digest; changes nothing."""
+    """Reads every recorded blob again and compares its digest.
+
+    A damaged blob is marked, so that it is no longer served, and is asked for when somebody publishes it again.
+    """
     with _open(settings) as (database, store):
         with database.read() as session:
-            blobs = dict(queries.all_blobs(session))
+            blobs = dict(blob_queries.all_blobs(session))
         report = ScrubReport(checked=len(blobs))
         for digest, size in blobs.items():
             actual = _rehash(store, digest)
-            if actual != (digest, size):
+            is_sound = actual == (digest, size)
+            database.write(partial(blob_queries.mark_checked, digest=digest, now=datetime.now(UTC), is_sound=is_sound))
+            if not is_sound:
                 with database.read() as session:
-                    users = queries.versions_with_blob(session, digest)
+                    users = blob_queries.versions_with_blob(session, digest)
                     stubs = [f"{PREFIX}{version.model.full_name}@v{version.number}" for version in users]
                 (report.missing if actual is None else report.damaged)[digest] = stubs
     return report
 
 
-def _rehash(store: FolderBlobStore, digest: str) -> tuple[str, int] | None:
+def _rehash(store: BlobStore, digest: str) -> tuple[str, int] | None:
+    stored = store.size(digest)
+    if stored is None:
+        return None
     total, size = hashlib.sha256(), 0
     try:
-        for block in store.read(digest, 0, 1 << 62):
+        for block in store.read(digest, 0, stored):
             total.update(block)
             size += len(block)
-    except UnknownBlobError:
+    except UnknownBlobError:  # deleted since
         return None
     return "sha256:" + total.hexdigest(), size
 
@@ -173,10 +182,10 @@ def _state(token: Token) -> str:
 
 
 @contextmanager
-def _open(settings: Settings) -> Iterator[tuple[Database, FolderBlobStore]]:
+def _open(settings: Settings) -> Iterator[tuple[Database, BlobStore]]:
     database = Database(settings.database)
     try:
         migrate.upgrade(database)
-        yield database, FolderBlobStore(settings.storage)
+        yield database, open_store(settings)
     finally:
         database.close()

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from registry import __version__
 from registry.auth import Gate
+from registry.blobs import Blobs
 from registry.db import Database
 from registry.guard import Guard
 from registry.migrate import upgrade
-from registry.routes import blobs, files, health, models, pages, problems, versions
+from registry.routes import files, health, models, pages, problems, uploads, versions
 from registry.service import Registry
 from registry.settings import Settings
-from registry.storage import FolderBlobStore
+from registry.storage import open_store
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -40,10 +42,11 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.settings = settings
-    app.state.registry = Registry(database, FolderBlobStore(settings.storage))
+    expires = timedelta(seconds=settings.upload_expires_s)
+    app.state.registry = Registry(database, Blobs(database, open_store(settings), expires))
     app.state.gate = Gate(database, settings)
     api = APIRouter(prefix="/api/v1", responses=problems.DOCUMENTED)
-    for module in (health, blobs, versions, models):
+    for module in (health, blobs, uploads, versions, models):
         api.include_router(module.router)
     app.include_router(api)
     app.include_router(files.router, responses=problems.DOCUMENTED)

@@ -12,18 +12,23 @@ RegistryError
 │   ├── InvalidTagError                 TAG_INVALID
 │   ├── InvalidRangeError               RANGE_INVALID          + size_bytes
 │   ├── InvalidCursorError              CURSOR_INVALID
+│   ├── InvalidOffsetError              UPLOAD_OFFSET_INVALID  + offset_bytes
 │   └── TooLargeError                   TOO_LARGE
 ├── UnknownError
 │   ├── UnknownBlobError                BLOB_UNKNOWN
+│   ├── UnknownUploadError              UPLOAD_UNKNOWN
 │   ├── UnknownModelError               MODEL_UNKNOWN          + nearest
 │   ├── UnknownVersionError             VERSION_UNKNOWN
 │   └── UnknownFileError                FILE_UNKNOWN
 ├── TakenError
 │   ├── VersionExistsError              VERSION_EXISTS
 │   ├── AliasTakenError                 ALIAS_TAKEN            + holder
-│   └── TagMovedError                   TAG_MOVED
+│   ├── TagMovedError                   TAG_MOVED
+│   ├── UploadMovedError                UPLOAD_MOVED           + offset_bytes
+│   └── IncompleteUploadError           UPLOAD_INCOMPLETE      + offset_bytes
 ├── UnauthorizedError                   UNAUTHORIZED
 ├── ForbiddenError                      FORBIDDEN
+├── DamagedBlobError                    BLOB_DAMAGED
 └── UnavailableError                    UNAVAILABLE
 
 HTTP status codes are given by `registry.routes.problems` alone.
@@ -106,6 +111,12 @@ class InvalidCursorError(InvalidRequestError):
     code = "CURSOR_INVALID"
 
 
+class InvalidOffsetError(InvalidRequestError):
+    """A chunk isn't the next one of its upload."""
+
+    code = "UPLOAD_OFFSET_INVALID"
+
+
 class TooLargeError(InvalidRequestError):
     """A body is larger than this registry accepts."""
 
@@ -120,6 +131,12 @@ class UnknownBlobError(UnknownError):
     """No blob has this digest."""
 
     code = "BLOB_UNKNOWN"
+
+
+class UnknownUploadError(UnknownError):
+    """No upload has this id, or it has expired."""
+
+    code = "UPLOAD_UNKNOWN"
 
 
 class UnknownModelError(UnknownError):
@@ -162,6 +179,18 @@ class TagMovedError(TakenError):
     code = "TAG_MOVED"
 
 
+class UploadMovedError(TakenError):
+    """Another sender added a chunk at the same place."""
+
+    code = "UPLOAD_MOVED"
+
+
+class IncompleteUploadError(TakenError):
+    """An upload can't be finished before all its bytes are here."""
+
+    code = "UPLOAD_INCOMPLETE"
+
+
 class UnauthorizedError(RegistryError):
     """The request needs a valid token."""
 
@@ -172,6 +201,12 @@ class ForbiddenError(RegistryError):
     """The request isn't allowed, whatever the token."""
 
     code = "FORBIDDEN"
+
+
+class DamagedBlobError(RegistryError):
+    """The bytes at rest aren't those that were stored; they are never served."""
+
+    code = "BLOB_DAMAGED"
 
 
 class UnavailableError(RegistryError):

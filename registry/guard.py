@@ -64,6 +64,8 @@ class Guard:
             self._check(scope)
             await self._app(scope, receive, send_guarded)
         except RegistryError as error:
+            if status:  # the answer has begun: all that is left is to cut it off
+                raise
             await problem_of(error)(scope, receive, send_guarded)
         finally:
             self._running -= 1

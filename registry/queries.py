@@ -1,18 +1,17 @@
-"""Every SQL statement of the registry, as functions on a session."""
+"""SQL on names, models, versions, tags and tokens, as functions on a session."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Select, delete, exists, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from registry.schemas import SearchIn
-from registry.tables import Blob, File, Model, Name, Tag, Token, Version
+from registry.tables import Model, Name, Tag, Token, Version
 
 LATEST = "latest"
-_CHUNK = 5_000  # SQLite takes 32,766 variables in a statement, PostgreSQL 65,535
 _FILTERS = ("domain", "task", "architecture", "dataset", "license", "pattern", "quantized")
 FACETS = ("domain", "task", "architecture", "dataset")
 
@@ -143,53 +142,6 @@ def facet_values(session: Session, facet: str, limit: int = 100) -> Sequence[str
 def count_models(session: Session) -> int:
     """How many models there are."""
     return session.scalar(select(func.count()).select_from(Model)) or 0
-
-
-# --- blobs
-
-
-def blob_sizes(session: Session, digests: Iterable[str]) -> dict[str, int]:
-    """The size of each blob that is here."""
-    wanted, sizes = list(dict.fromkeys(digests)), dict[str, int]()
-    for start in range(0, len(wanted), _CHUNK):
-        part = wanted[start : start + _CHUNK]
-        sizes.update(session.execute(select(Blob.digest, Blob.size_bytes).where(Blob.digest.in_(part))).all())
-    return sizes
-
-
-def offer_blob(session: Session, digest: str, size_bytes: int, now: datetime) -> bool:
-    """Records a blob, or that it was sent again; holds its row until the transaction ends. True if it is new."""
-    row = session.get(Blob, digest, with_for_update=True)
-    if row is None:
-        session.add(Blob(digest=digest, size_bytes=size_bytes, offered_at=now))
-    else:
-        row.offered_at = now
-    session.flush()
-    return row is None
-
-
-def orphan_blobs(session: Session, offered_before: datetime) -> Sequence[Blob]:
-    """Blobs that no version names, and that were last sent before a time."""
-    used = exists().where(File.digest == Blob.digest)
-    return session.scalars(select(Blob).where(Blob.offered_at < offered_before, ~used)).all()
-
-
-def delete_orphan(session: Session, digest: str, offered_before: datetime) -> bool:
-    """Deletes one blob's row if it is still an orphan; the row stays held until the transaction ends."""
-    used = exists().where(File.digest == digest)
-    statement = delete(Blob).where(Blob.digest == digest, Blob.offered_at < offered_before, ~used)
-    return bool(session.execute(statement.returning(Blob.digest)).all())
-
-
-def all_blobs(session: Session) -> Iterator[tuple[str, int]]:
-    """Digest and size of every blob."""
-    yield from session.execute(select(Blob.digest, Blob.size_bytes).order_by(Blob.digest))
-
-
-def versions_with_blob(session: Session, digest: str, limit: int = 5) -> Sequence[Version]:
-    """Some versions that a blob belongs to."""
-    users = select(File.version_id).where(File.digest == digest)
-    return session.scalars(select(Version).where(Version.id.in_(users)).order_by(Version.id).limit(limit)).all()
 
 
 # --- tokens

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
-from zoo.manifest import Digest, Metadata, Role
+from zoo.manifest import MAX_FILE_BYTES, Digest, Metadata, Role
 
 MAX_DIGESTS = 10_000
 MAX_TAGS = 64
@@ -34,6 +34,13 @@ class MissingIn(_In):
     """Digests that a client is about to upload."""
 
     digests: Annotated[list[Digest], Field(max_length=MAX_DIGESTS)]
+
+
+class UploadIn(_In):
+    """A blob that is about to come in chunks."""
+
+    digest: Digest
+    size_bytes: Annotated[int, Field(ge=1, le=MAX_FILE_BYTES)]
 
 
 class VersionIn(_In):
@@ -88,6 +95,16 @@ class BlobOut(BaseModel):
 
     digest: str
     size_bytes: int
+
+
+class UploadView(BaseModel):
+    """An upload: `offset_bytes` of its bytes are here, and the next chunk begins there."""
+
+    id: str
+    digest: str
+    size_bytes: int
+    offset_bytes: int
+    expires_at: Time
 
 
 class FileView(BaseModel):

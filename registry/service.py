@@ -1,26 +1,25 @@
-"""What the registry does: accept blobs, publish versions, resolve stubs, search."""
+"""What the registry does with versions: publish, resolve, tag, search."""
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
-from registry import queries
+from registry import blob_queries, queries
+from registry.blobs import Blobs
 from registry.db import Database
 from registry.errors import (
     AliasTakenError,
-    InvalidDigestError,
     InvalidManifestError,
     InvalidSizeError,
     InvalidStubError,
     InvalidTagError,
     MissingBlobsError,
     TagMovedError,
-    UnknownBlobError,
     UnknownModelError,
     UnknownVersionError,
     VersionExistsError,
@@ -36,49 +35,19 @@ from registry.schemas import (
     VersionSummary,
     VersionView,
 )
-from registry.storage import BlobStore, Upload
 from registry.tables import File, Model, Version
 from zoo.errors import ManifestError, StubError
-from zoo.manifest import Manifest, Metadata, Role, check_digest
+from zoo.manifest import Manifest, Metadata, Role
 from zoo.stub import PREFIX, Stub, is_tag
 
 MAX_NAMED = 20  # how many digests, versions or tags an error's sentence lists
 
 
 class Registry:
-    """The registry's service, over a database and a blob store."""
+    """The registry's service, over a database and its blobs."""
 
-    def __init__(self, database: Database, store: BlobStore) -> None:
-        self.database, self.store = database, store
-
-    # --- blobs
-
-    def missing(self, digests: Iterable[str]) -> list[str]:
-        """The digests that must be uploaded: those without a row, or whose bytes have gone."""
-        wanted = list(dict.fromkeys(digests))
-        with self.database.read() as session:
-            sizes = queries.blob_sizes(session, wanted)
-        return [digest for digest in wanted if digest not in sizes or self.store.size(digest) != sizes[digest]]
-
-    def blob_size(self, digest: str) -> int:
-        """A blob's size in bytes; raises `UnknownBlobError`."""
-        with self.database.read() as session:
-            known = parse_digest(digest) in queries.blob_sizes(session, [digest])
-        size = self.store.size(digest) if known else None
-        if size is None:
-            raise UnknownBlobError(f"the blob {digest} isn't here")
-        return size
-
-    def keep_upload(self, upload: Upload, digest: str) -> bool:
-        """Verifies an upload and makes it visible; True if the blob is new. Raises `InvalidDigestError`."""
-        upload.verify(digest)
-
-        def work(session: Session) -> bool:
-            is_new = queries.offer_blob(session, digest, upload.size_bytes, _now())
-            upload.keep()  # while the row is held, so that no sweep can come between row and file
-            return is_new
-
-        return self.database.write(work)
+    def __init__(self, database: Database, blobs: Blobs) -> None:
+        self.database, self.blobs, self.store = database, blobs, blobs.store
 
     # --- versions
 
@@ -102,7 +71,7 @@ class Registry:
         return self.database.write(work)
 
     def _check_blobs(self, session: Session, manifest: Manifest) -> None:
-        sizes = queries.blob_sizes(session, (entry.sha256 for entry in manifest.files))
+        sizes = blob_queries.blob_sizes(session, (entry.sha256 for entry in manifest.files))
         missing = [d for d in dict.fromkeys(e.sha256 for e in manifest.files) if self.store.size(d) != sizes.get(d, -1)]
         if missing:
             raise MissingBlobsError(
@@ -163,14 +132,6 @@ class Registry:
         """How many models there are."""
         with self.database.read() as session:
             return queries.count_models(session)
-
-
-def parse_digest(text: str) -> str:
-    """A digest; raises `InvalidDigestError`."""
-    try:
-        return check_digest(text)
-    except ValueError as error:
-        raise InvalidDigestError(str(error)) from None
 
 
 def parse_stub(text: str) -> Stub:

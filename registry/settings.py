@@ -13,27 +13,36 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from registry.errors import StartError
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_BLOB_STORE = (  # a bucket, a prefix without dots at a part's start, options; never a key
+    r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?"
+    r"(\?(endpoint=https?://[A-Za-z0-9._:\[\]-]+/?|region=[a-z0-9-]+)(&(endpoint=https?://[A-Za-z0-9._:\[\]-]+/?"
+    r"|region=[a-z0-9-]+))?)?)?$"
+)
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
 class Settings(BaseSettings):
     """What one registry is made of.
 
-    storage             folder of the blobs, and of the default database
+    storage             folder of the blobs, of files being received, and of the default database
+    blob_store          s3://BUCKET[/PREFIX][?endpoint=URL&region=NAME]; the storage folder when empty
     database_url        sqlite:///FILE or postgresql://...; SQLite in the storage folder when empty
     host, port          where to listen; port 0 takes a free one
     public_url          how clients reach the registry, for pages; derived from host and port when empty
     trusted_hosts       names accepted in the Host header, besides host's and public_url's own
     require_token       None: writes need a token once one exists, or when host isn't loopback
     max_blob_bytes      largest file accepted
+    max_chunk_bytes     largest chunk of an upload accepted
     max_body_bytes      largest JSON body accepted
     max_requests        requests served at once; more get 503
-    upload_idle_s       an upload that stays silent for this many seconds ends
+    upload_idle_s       a body that stays silent for this many seconds ends
+    upload_expires_s    an upload that isn't continued for this many seconds is forgotten
     """
 
     model_config = SettingsConfigDict(env_prefix="ZOO_REGISTRY_", frozen=True, extra="forbid")
 
     storage: Path = Field(default_factory=lambda: user_data_path("sparrow-zoo") / "registry")
+    blob_store: Annotated[str, Field(pattern=_BLOB_STORE)] = ""
     database_url: str = ""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
@@ -41,9 +50,11 @@ class Settings(BaseSettings):
     trusted_hosts: tuple[str, ...] = ()
     require_token: bool | None = None
     max_blob_bytes: Annotated[int, Field(ge=1, le=1 << 40)] = 1 << 36
+    max_chunk_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 32)] = 1 << 26
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 28)] = 1 << 24
     max_requests: Annotated[int, Field(ge=1, le=100_000)] = 512
     upload_idle_s: Seconds = 60.0
+    upload_expires_s: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
 
     @classmethod
     def load(cls, **given: object) -> Self:

@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -36,11 +37,13 @@ class Content:
 
 
 def blob_content(registry: Registry, digest: str) -> Content:
-    """A blob, with its digest as ETag; raises `UnknownBlobError`."""
-    size_bytes = registry.blob_size(digest)
+    """A blob, with its digest as ETag; raises `UnknownBlobError`, or `DamagedBlobError`."""
+    size_bytes = registry.blobs.size(digest)
 
     def read(start: int, stop: int) -> Iterator[bytes]:
-        return registry.store.read(digest, start, stop)
+        if (start, stop) == (0, size_bytes):
+            return registry.blobs.read_whole(digest, size_bytes)
+        return registry.blobs.read(digest, start, stop)
 
     return Content(digest, size_bytes, read, sha256=digest.removeprefix("sha256:"))
 
@@ -70,7 +73,9 @@ def serve(request: Request, content: Content) -> Response:
     status = 206 if span else 200
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers, media_type="application/octet-stream")
-    return StreamingResponse(content.read(start, stop), status, headers, "application/octet-stream")
+    blocks = content.read(start, stop)
+    first = next(blocks, b"")  # what is found to be wrong by now is still told by the status
+    return StreamingResponse(chain((first,), blocks), status, headers, "application/octet-stream")
 
 
 def _has_already(request: Request, etag: str) -> bool:

@@ -7,12 +7,17 @@ from typing import Annotated, cast
 from fastapi import Depends, Request
 
 from registry.auth import Caller, Gate
+from registry.blobs import Blobs
 from registry.service import Registry
 from registry.settings import Settings
 
 
 def _registry(request: Request) -> Registry:
     return cast("Registry", request.app.state.registry)
+
+
+def _blobs(request: Request) -> Blobs:
+    return _registry(request).blobs
 
 
 def _settings(request: Request) -> Settings:
@@ -28,6 +33,7 @@ def _writer(request: Request) -> Caller:
 
 
 RegistryDep = Annotated[Registry, Depends(_registry)]
+BlobsDep = Annotated[Blobs, Depends(_blobs)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
 GateDep = Annotated[Gate, Depends(_gate)]
 WriterDep = Annotated[Caller, Depends(_writer)]

@@ -27,6 +27,7 @@ from registry.app import create_app
 from registry.db import Database
 from registry.settings import Settings
 from registry.tables import Base
+from tests.registry import s3_server
 
 ROOT = Path(__file__).parents[2]
 BASE = "http://127.0.0.1"
@@ -90,6 +91,25 @@ def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("new_postgres")(empty=True))
 
 
+@pytest.fixture(scope="session")
+def s3_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of an S3 server of our own, whose key is in this process's environment."""
+    with pytest.MonkeyPatch.context() as environ, s3_server.serving(tmp_path_factory.mktemp("s3")) as port:
+        environ.setenv("AWS_ACCESS_KEY_ID", s3_server.KEY)
+        environ.setenv("AWS_SECRET_ACCESS_KEY", s3_server.SECRET)
+        yield port
+
+
+@pytest.fixture
+def s3(s3_port: int) -> Callable[..., str]:
+    """Gives the setting for a prefix of the S3 server's bucket, or of a proxy's on another port."""
+
+    def url(prefix: str, port: int = s3_port) -> str:
+        return f"s3://{s3_server.BUCKET}/{prefix}?endpoint=http://127.0.0.1:{port}"
+
+    return url
+
+
 @dataclass
 class Site:
     """A registry in this process."""
@@ -107,8 +127,9 @@ class Site:
             for table in reversed(Base.metadata.sorted_tables):
                 connection.execute(table.delete())
         database.close()
-        for folder in (self.settings.storage / "blobs").iterdir():
-            shutil.rmtree(folder)
+        for name in ("blobs", "staged", "incoming"):
+            shutil.rmtree(self.settings.storage / name)
+            (self.settings.storage / name).mkdir()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from registry import admin
-from registry.storage import FolderBlobStore
+from registry.storage.folder import FolderBlobStore
 from tests.registry.builders import bert, digest_of, small
 from tests.registry.conftest import Site
 
@@ -43,10 +43,9 @@ def test_row_39_bytes_without_a_row_are_invisible_can_be_sent_again_and_are_swep
 ) -> None:
     """What a crash leaves between the file's rename and the row's commit."""
     store, data = FolderBlobStore(site.settings.storage), b"crashed"
-    upload = store.begin()
-    upload.write(data)
-    upload.verify(digest_of(data))
-    upload.keep()
+    file = store.receive()
+    file.write(data)
+    store.keep(file, digest_of(data))
     url = f"/api/v1/blobs/{digest_of(data)}"
     assert client.get(url).status_code == 404
     assert client.post("/api/v1/blobs/missing", json={"digests": [digest_of(data)]}).json()["missing"]

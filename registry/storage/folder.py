@@ -1,0 +1,117 @@
+"""Blobs in a folder of one file system."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from registry.errors import UnavailableError, UnknownBlobError
+from registry.storage import StoredBlob
+from registry.storage.incoming import ALGORITHM, BLOCK_BYTES, Incoming, IncomingFile, unavailable
+
+
+class FolderBlobStore(Incoming):
+    """A store in a folder; incoming files become blobs by one rename."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "incoming")
+        self._blobs, self._staged = folder / "blobs", folder / "staged"
+        try:
+            self._blobs.mkdir(exist_ok=True)
+            self._staged.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise UnavailableError(f"the storage folder {folder} can't be made: {error.strerror}") from error
+
+    def keep(self, file: IncomingFile, digest: str) -> None:
+        """Renames the file into its place, and syncs the folders on the way."""
+        target = self._place(digest)
+        _move(file, target, (target.parent, target.parent.parent, self._blobs))
+
+    def size(self, digest: str) -> int | None:
+        """The blob's size in bytes, or None if it isn't here."""
+        try:
+            return self._place(digest).stat().st_size
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise unavailable("read", error) from error
+
+    def read(self, digest: str, start: int, stop: int) -> Iterator[bytes]:
+        """Yields the bytes [start, stop) in blocks; opens the file before the first block is asked for."""
+        return _blocks(self._place(digest), start, stop, f"the blob {digest} isn't here")
+
+    def delete(self, digest: str) -> None:
+        """Removes a blob; one that isn't here is no error."""
+        self._place(digest).unlink(missing_ok=True)
+
+    def blobs(self) -> Iterator[StoredBlob]:
+        """Every blob in the store, in no order."""
+        for path in self._blobs.glob("??/??/" + "?" * 64):
+            try:
+                facts = path.stat()
+            except FileNotFoundError:
+                continue
+            yield StoredBlob(ALGORITHM + path.name, facts.st_size, facts.st_mtime)
+
+    def stage(self, file: IncomingFile, key: str) -> None:
+        """Renames the file into the staging folder."""
+        _move(file, self._staged / key, (self._staged,))
+
+    def read_staged(self, key: str) -> Iterator[bytes]:
+        """Yields a chunk's bytes."""
+        return _blocks(self._staged / key, 0, 1 << 62, f"the chunk {key} isn't here")
+
+    def unstage(self, key: str) -> None:
+        """Removes a chunk; one that isn't here is no error."""
+        (self._staged / key).unlink(missing_ok=True)
+
+    def staged(self) -> Iterator[tuple[str, float]]:
+        """Every chunk's key and time."""
+        for path in self._staged.iterdir():
+            try:
+                yield path.name, path.stat().st_mtime
+            except FileNotFoundError:
+                continue
+
+    def _place(self, digest: str) -> Path:
+        name = digest.removeprefix(ALGORITHM)
+        return self._blobs / name[:2] / name[2:4] / name
+
+
+def _move(file: IncomingFile, target: Path, folders: tuple[Path, ...]) -> None:
+    file.finish()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.path.replace(target)
+        for folder in folders:
+            _sync_folder(folder)
+    except OSError as error:
+        raise unavailable("write", error) from error
+
+
+def _blocks(path: Path, start: int, stop: int, absent: str) -> Iterator[bytes]:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        raise UnknownBlobError(absent) from None
+    except OSError as error:
+        raise unavailable("read", error) from error
+
+    def blocks() -> Iterator[bytes]:
+        with file:
+            file.seek(start)
+            left = stop - start
+            while left > 0 and (block := file.read(min(left, BLOCK_BYTES))):
+                left -= len(block)
+                yield block
+
+    return blocks()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

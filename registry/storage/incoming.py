@@ -1,0 +1,97 @@
+"""Files on their way in: on this machine's disk, hashed while they are written."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+import uuid
+from pathlib import Path
+
+from registry.errors import InvalidDigestError, UnavailableError
+
+BLOCK_BYTES = 1 << 20
+ALGORITHM = "sha256:"
+
+
+class IncomingFile:
+    """A file of its own, and the sha256 of what was written to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size_bytes = 0
+        self._hash = hashlib.sha256()
+        try:
+            self._file = path.open("xb")
+        except OSError as error:
+            raise unavailable("write", error) from error
+
+    def write(self, block: bytes) -> None:
+        """Adds bytes."""
+        try:
+            self._file.write(block)
+        except OSError as error:
+            raise unavailable("write", error) from error
+        self._hash.update(block)
+        self.size_bytes += len(block)
+
+    def finish(self) -> None:
+        """Brings the bytes to the disk; may be called again."""
+        if self._file.closed:
+            return
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+        except OSError as error:
+            raise unavailable("write", error) from error
+
+    def verify(self, digest: str) -> None:
+        """Brings the bytes to the disk if they have the digest; raises `InvalidDigestError` otherwise."""
+        actual = ALGORITHM + self._hash.hexdigest()
+        if actual != digest:
+            raise InvalidDigestError(
+                f"the {self.size_bytes} bytes sent have the digest {actual}, not {digest}; send them again",
+                actual=actual,
+            )
+        self.finish()
+
+    def discard(self) -> None:
+        """Removes the file, unless a store took it."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+class Incoming:
+    """The folder of incoming files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise UnavailableError(f"the storage folder {folder} can't be made: {error.strerror}") from error
+
+    def receive(self) -> IncomingFile:
+        """A new file."""
+        return IncomingFile(self._folder / uuid.uuid4().hex)
+
+    def sweep_incoming(self, older_than_s: float) -> int:
+        """Removes files that nobody wrote to for so many seconds; returns their number."""
+        limit, swept = time.time() - older_than_s, 0
+        for path in self._folder.iterdir():
+            try:
+                if path.stat().st_mtime < limit:
+                    path.unlink()
+                    swept += 1
+            except FileNotFoundError:
+                continue
+        return swept
+
+
+def unavailable(verb: str, error: OSError) -> UnavailableError:
+    """What a caller is told of a disk's refusal."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UnavailableError("the registry's disk is full; nothing was stored")
+    return UnavailableError(f"the registry can't {verb} its storage: {error.strerror}")

@@ -15,7 +15,7 @@ from registry.blobs import Blobs
 from registry.db import Database
 from registry.guard import Guard
 from registry.migrate import upgrade
-from registry.routes import files, health, models, pages, problems, uploads, versions
+from registry.routes import blobs, files, health, models, pages, problems, uploads, versions
 from registry.service import Registry
 from registry.settings import Settings
 from registry.storage import open_store

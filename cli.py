@@ -162,13 +162,23 @@ def tag(stub: StubArgument, name: Annotated[str, typer.Argument(help="the tag to
 
 
 @app.command("ls")
-@cache_app.command("ls")
-def list_cached() -> None:
+def list_models() -> None:
     """Models in the cache."""
     from zoo.housekeeping import ls
 
     found = ls()
     Output.emit(found, "\n".join(str(model) for model in found) or "the cache is empty")
+
+
+@cache_app.command("ls")
+def list_cached() -> None:
+    """Models in the cache, and plans of models whose own folder can't be written."""
+    from engine.plan_cache import cached_plans
+    from zoo.housekeeping import ls
+    from zoo.settings import Settings
+
+    found = [*ls(), *cached_plans(Settings.load().cache)]
+    Output.emit(found, "\n".join(map(str, found)) or "the cache is empty")
 
 
 @app.command("rm")
@@ -197,11 +207,19 @@ def prune_cache(
     max_age_days: Annotated[float, typer.Option(min=0, help="remove what was not used for this long")] = 30,
     dry_run: Annotated[bool, typer.Option(help="only say what would go")] = False,
 ) -> None:
-    """Remove what was not used for a while."""
+    """Remove models and plans that were not used for a while."""
+    from engine.plan_cache import prune_plans
     from zoo.housekeeping import prune
+    from zoo.settings import Settings
 
     report = prune(max_age_s=max_age_days * 86_400, dry_run=dry_run)
-    Output.emit(report, str(report))
+    plans = prune_plans(Settings.load().cache, max_age_days * 86_400, dry_run=dry_run)
+    document = {
+        "versions": report.versions,
+        "plans": plans.plans,
+        "freed_bytes": report.freed_bytes + plans.freed_bytes,
+    }
+    Output.emit(document, f"{report}\n{plans}")
 
 
 @auth_app.command()

@@ -45,9 +45,12 @@ _LAZY = {"CompiledModel": "engine.runtime", "Pipeline": "engine.pipelines"}
 
 
 def compile(  # noqa: A001 - `engine.compile` is what callers read
-    source: Source, num_cores: int | None = None
+    source: Source, num_cores: int | None = None, num_streams: int | None = None, *, cached: bool = True
 ) -> CompiledModel:
     """A model, ready to run on `num_cores` cores (None: all that the process may use).
+
+    As many calls run side by side as there are streams (None: one), each on its share of the cores. What the model
+    is compiled to is kept on disk (see `plan_cache`), unless `cached` is False.
 
     `source` is an .onnx file, a .plan file, a folder that holds model.onnx (or deployment/model.onnx), or a
     `zoo:` stub. Raises ModelError for a damaged file, UnsupportedModelError for one with nodes that the engine
@@ -58,11 +61,10 @@ def compile(  # noqa: A001 - `engine.compile` is what callers read
 
     path = find_model(source)
     if path.suffix == ".plan":
-        return CompiledModel.from_plan(path, num_cores)
-    from engine.compiler import compile_onnx
-    from engine.plan import encode
+        return CompiledModel.from_plan(path, num_cores, num_streams)
+    from engine.plan_cache import open_model
 
-    return CompiledModel.from_plan(encode(compile_onnx(path)), num_cores)
+    return open_model(path, num_cores, num_streams, cached=cached)
 
 
 def __getattr__(name: str) -> Any:

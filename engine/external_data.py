@@ -23,7 +23,7 @@ _KEYS = {"location", "offset", "length", "checksum"}
 @dataclass
 class _OpenFile:
     handle: int
-    size: int
+    status: os.stat_result
     ranges: list[tuple[int, int]] = field(default_factory=list)
 
 
@@ -43,7 +43,12 @@ class ExternalFiles:
         for file in self._open.values():
             os.close(file.handle)
 
-    def read(self, tensor: str, entries: list[tuple[str, str]], size_bytes: int) -> bytes:
+    @property
+    def opened(self) -> dict[str, os.stat_result]:
+        """The files that were read, by path beneath the folder, as they were when they were opened."""
+        return {location: file.status for location, file in self._open.items()}
+
+    def read(self, tensor: str, entries: list[tuple[str, str]], size_bytes: int) -> memoryview:
         """The bytes that `entries`, a tensor's external_data, point at; they must be `size_bytes` long.
 
         Raises ModelError for a location outside the folder, a link, a missing file, a range that doesn't fit,
@@ -62,9 +67,9 @@ class ExternalFiles:
             if "checksum" in keys:
                 _check_sha1(tensor, self._open[location], keys["checksum"])
         file = self._open[location]
-        if offset + length > file.size:
+        if offset + length > file.status.st_size:
             raise ModelError(
-                f"the tensor {tensor!r} ends at byte {offset + length} of {location!r}, which has {file.size}"
+                f"the tensor {tensor!r} ends at byte {offset + length} of {location!r}, which has {file.status.st_size}"
             )
         _claim(tensor, file, (offset, offset + length))
         return _read_range(tensor, file, offset, length)
@@ -85,7 +90,7 @@ class ExternalFiles:
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             os.close(handle)
             raise ModelError(f"the tensor {tensor!r}: {location!r} is no regular file of its own")
-        return _OpenFile(handle, status.st_size)
+        return _OpenFile(handle, status)
 
 
 def _open_parts(folder: Path, parts: tuple[str, ...]) -> int:
@@ -119,18 +124,18 @@ def _claim(tensor: str, file: _OpenFile, wanted: tuple[int, int]) -> None:
 
 def _check_sha1(tensor: str, file: _OpenFile, expected: str) -> None:
     digest = hashlib.sha1(usedforsecurity=False)
-    for offset in range(0, file.size, 1 << 20):
+    for offset in range(0, file.status.st_size, 1 << 20):
         digest.update(os.pread(file.handle, 1 << 20, offset))
     if digest.hexdigest() != expected.lower():
         raise ModelError(f"the tensor {tensor!r}: the SHA-1 of its file is not {expected!r}")
 
 
-def _read_range(tensor: str, file: _OpenFile, offset: int, length: int) -> bytes:
-    chunks = []
-    while length > 0:
-        chunk = os.pread(file.handle, min(length, 1 << 30), offset)
-        if not chunk:
+def _read_range(tensor: str, file: _OpenFile, offset: int, length: int) -> memoryview:
+    data = memoryview(bytearray(length))
+    done = 0
+    while done < length:
+        count = os.preadv(file.handle, [data[done : done + (1 << 30)]], offset + done)
+        if not count:
             raise ModelError(f"the tensor {tensor!r}: its file became shorter while it was read")
-        chunks.append(chunk)
-        offset, length = offset + len(chunk), length - len(chunk)
-    return b"".join(chunks)
+        done += count
+    return data

@@ -7,6 +7,7 @@ a name therefore stay true.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -90,7 +91,8 @@ class Graph:
     """Nodes in topological order, with constants as arrays.
 
     `outputs` maps each public output name to the value that it shows. `shapes` holds the shape of every value
-    once for each probe of `shapes.annotate`. `notes` says, by node key, why a pass left a node alone.
+    once for each probe of `shapes.annotate`. `notes` says, by node key, why a pass left a node alone. `files` are
+    those that it was read from, by path beneath the model's folder, as they were when they were opened.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Graph:
         self.opset = opset
         self.shapes: tuple[dict[str, Shape], ...] = ()
         self.notes: dict[str, str] = {}
+        self.files: dict[str, os.stat_result] = {}
         self._nodes: dict[str, Node] = {}
         self._producers: dict[str, str] = {}
         self._consumers: dict[str, dict[str, None]] = {}

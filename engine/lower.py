@@ -102,7 +102,9 @@ class _Lowering:
         self._steps: list[Step] = []
         self._floats: dict[str, BufferId] = {}
         self._bytes: dict[tuple[str, Quantization], BufferId] = {}
-        self._lowerings: dict[str, Callable[[Node], None]] = {
+
+    def program(self) -> Program:
+        lowerings: dict[str, Callable[[Node], None]] = {
             "Activate": self._activate,
             "Add": self._add,
             "Attention": self._attention,
@@ -114,10 +116,8 @@ class _Lowering:
             "LinearInteger": self._linear_integer,
             "Select": self._select,
         }
-
-    def program(self) -> Program:
         for node in self._graph.nodes:
-            self._lowerings[node.op_type](node)
+            lowerings[node.op_type](node)
         for name, value in self._graph.outputs.items():
             self._output(name, value)
         inputs = tuple(Input(entry.name) for entry in self._inputs)
@@ -145,7 +145,7 @@ class _Lowering:
             strict=True,
         )
         tables = tuple(
-            Table(_packed(self._graph.constants[name]), self._row_source(source), scale, offset)
+            Table(self._graph.constants[name], self._row_source(source), scale, offset)
             for name, scale, source, offset in parts
         )
         self._steps.append(Embed(node.key, tables, self._new_float(node.key)))
@@ -190,8 +190,8 @@ class _Lowering:
             LinearF32(
                 node.key,
                 self._floats[x],
-                _packed(constants[weight]),
-                _packed(constants[bias]),
+                constants[weight],
+                constants[bias],
                 _activation(node),
                 self._new_float(node.key),
             )
@@ -207,9 +207,9 @@ class _Lowering:
                 node.key,
                 source,
                 quantization.zero_point,
-                _packed(constants[weight]),
+                constants[weight],
                 constants[scale] * np.float32(quantization.scale),
-                _packed(constants[bias]),
+                constants[bias],
                 _activation(node),
                 out,
                 out_quantization,
@@ -335,7 +335,3 @@ def _activation(node: Node) -> Activation:
 
 def _spread(array: Array, size: int) -> Array:
     return np.ascontiguousarray(np.broadcast_to(array.reshape(-1), (size,)), dtype=np.float32)
-
-
-def _packed(array: Array) -> Array:
-    return np.ascontiguousarray(array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,14 @@ def find_model(source: Source) -> Path:
 
     stub = source if isinstance(source, Stub) else Stub.parse(source)
     return _in_folder(pull(stub, "deployment"))
+
+
+def plan_folder(model: Path) -> Path:
+    """The cache's folder for plans of a model whose own folder can't be written. Raises SettingsError."""
+    from zoo import Settings
+
+    name = hashlib.sha256(os.fsencode(model)).hexdigest()[:32]
+    return Settings.load().cache / "plans" / name
 
 
 def _in_folder(path: Path) -> Path:

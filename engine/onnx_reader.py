@@ -1,17 +1,19 @@
 """Reads an ONNX file, which may come from anybody, into a `Graph`.
 
 Every size is checked before memory is asked for, and every complaint is a `ModelError` that names the tensor or
-the node. External data is read by `external_data`; this file alone imports `onnx`.
+the node. Weights are read straight from the file (see `onnx_weights`), or by `external_data` from others.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -21,6 +23,7 @@ from onnx import TensorProto
 from engine.errors import ModelError
 from engine.external_data import ExternalFiles
 from engine.graph import FUSED, Array, Attribute, Graph, GraphInput, Node, Opaque
+from engine.onnx_weights import Blob, take_weights_out
 
 MAX_FILE_BYTES = 2**31 - 1
 """Protocol buffers can't hold more; larger models keep their weights as external data."""
@@ -61,37 +64,64 @@ def read(path: str | os.PathLike[str]) -> Graph:
     Raises ModelError for whatever is not a well-formed model: damage, sizes that don't fit, names that clash.
     Operators are not judged here.
     """
-    file = Path(path)
-    return parse(_read_bytes(file), file.parent)
+    try:
+        with _open(path) as file:
+            status = os.fstat(file.fileno())
+            graph = _parse(file, status.st_size, Path(path).parent)
+    except OSError as error:
+        raise ModelError(f"{path}: can't be read: {error.strerror}") from error
+    graph.files[Path(path).name] = status
+    return graph
+
+
+def _open(path: str | os.PathLike[str]) -> BinaryIO:
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    status = os.fstat(handle)
+    problem = None
+    if not stat.S_ISREG(status.st_mode):
+        problem = "not a regular file"
+    elif status.st_size > MAX_FILE_BYTES:
+        problem = f"{status.st_size} bytes; an ONNX file holds at most {MAX_FILE_BYTES}"
+    if problem:
+        os.close(handle)
+        raise ModelError(f"{path}: {problem}")
+    return os.fdopen(handle, "rb")
 
 
 def parse(data: bytes, folder: str | os.PathLike[str] | None = None) -> Graph:
     """Reads a model from memory; without a `folder`, external data is refused."""
-    if not data:
+    return _parse(io.BytesIO(data), len(data), folder)
+
+
+def _parse(file: BinaryIO, size_bytes: int, folder: str | os.PathLike[str] | None) -> Graph:
+    if size_bytes == 0:
         raise ModelError("the model file is empty; fetch or export it again")
+    skeleton = take_weights_out(file, size_bytes)
     try:
-        model = onnx.ModelProto.FromString(data)
+        model = onnx.ModelProto.FromString(skeleton.model)
     except (DecodeError, RecursionError) as error:
         raise ModelError(
             "the file is no ONNX model, or it is damaged or nested too deep; fetch or export it again"
         ) from error
     opset = _opset(model)
     with ExternalFiles(None if folder is None else Path(folder)) as files:
-        return _graph(model.graph, opset, files)
+        graph = _graph(model.graph, opset, files, _weights(file, skeleton.blobs))
+        graph.files.update(files.opened)
+        return graph
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ModelError(f"{path}: not a regular file")
-            if status.st_size > MAX_FILE_BYTES:
-                raise ModelError(f"{path}: {status.st_size} bytes; an ONNX file holds at most {MAX_FILE_BYTES}")
-            return file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ModelError(f"{path}: can't be read: {error.strerror}") from error
+def _weights(file: BinaryIO, blobs: Sequence[Blob | None]) -> Iterator[memoryview | None]:
+    """The raw data of each initializer that was taken out of the file, else None, for ever."""
+    for blob in blobs:
+        if blob is None:
+            yield None
+            continue
+        data = memoryview(bytearray(blob.size))
+        file.seek(blob.offset)
+        if file.readinto(data) != blob.size:  # type: ignore[attr-defined]  # every seekable binary file has it
+            raise ModelError("the model file became shorter while it was read")
+        yield data
+    yield from repeat(None)
 
 
 def _opset(model: onnx.ModelProto) -> int:
@@ -107,12 +137,12 @@ def _opset(model: onnx.ModelProto) -> int:
     return int(versions[0])
 
 
-def _graph(proto: onnx.GraphProto, opset: int, files: ExternalFiles) -> Graph:
+def _graph(proto: onnx.GraphProto, opset: int, files: ExternalFiles, weights: Iterator[memoryview | None]) -> Graph:
     if len(proto.node) > MAX_NODES:
         raise ModelError(f"{len(proto.node)} nodes; at most {MAX_NODES} can be read")
     if proto.sparse_initializer:
         raise ModelError("sparse initializers can't be read; store the weights dense, zeros included")
-    constants = _initializers(proto.initializer, files)
+    constants = _initializers(proto.initializer, files, weights)
     nodes = []
     for node in proto.node:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
@@ -130,14 +160,16 @@ def _graph(proto: onnx.GraphProto, opset: int, files: ExternalFiles) -> Graph:
     return graph
 
 
-def _initializers(tensors: Iterable[TensorProto], files: ExternalFiles) -> dict[str, Array]:
+def _initializers(
+    tensors: Iterable[TensorProto], files: ExternalFiles, weights: Iterator[memoryview | None]
+) -> dict[str, Array]:
     constants: dict[str, Array] = {}
-    for tensor in tensors:
+    for tensor, raw_data in zip(tensors, weights, strict=False):
         if not tensor.name:
             raise ModelError("an initializer has no name")
         if tensor.name in constants:
             raise ModelError(f"two initializers are called {tensor.name!r}")
-        constants[tensor.name] = _array(tensor, tensor.name, files)
+        constants[tensor.name] = _array(tensor, tensor.name, files, raw_data)
     return constants
 
 
@@ -230,8 +262,11 @@ def _constant(proto: onnx.NodeProto, files: ExternalFiles) -> Array:
     return np.array(value, dtype=dtypes[name])
 
 
-def _array(tensor: TensorProto, name: str, files: ExternalFiles) -> Array:
-    """The tensor's numbers, as a read-only array of the declared shape."""
+def _array(tensor: TensorProto, name: str, files: ExternalFiles, raw_data: memoryview | None = None) -> Array:
+    """The tensor's numbers, as a read-only array of the declared shape.
+
+    `raw_data` is the field of that name where it was taken out of the tensor.
+    """
     dtype = _DTYPES.get(tensor.data_type)
     if dtype is None:
         raise ModelError(f"the tensor {name!r} has element type {tensor.data_type}, which can't be read")
@@ -240,15 +275,16 @@ def _array(tensor: TensorProto, name: str, files: ExternalFiles) -> Array:
     filled = [field for field in _ALL_TYPED_FIELDS if len(getattr(tensor, field))]
     if tensor.HasField("segment"):
         raise ModelError(f"the tensor {name!r} is stored in segments, which can't be read")
+    has_raw_data = raw_data is not None or tensor.HasField("raw_data")
     if tensor.data_location == _T.EXTERNAL:
-        if filled or tensor.HasField("raw_data"):
+        if filled or has_raw_data:
             raise ModelError(f"the tensor {name!r} has its data both in the file and outside")
         data = files.read(name, [(e.key, e.value) for e in tensor.external_data], count * dtype.itemsize)
         return _from_bytes(data, dtype, shape, name)
-    if tensor.HasField("raw_data"):
+    if has_raw_data:
         if filled:
             raise ModelError(f"the tensor {name!r} has both raw_data and {filled[0]}")
-        return _from_bytes(tensor.raw_data, dtype, shape, name)
+        return _from_bytes(tensor.raw_data if raw_data is None else raw_data, dtype, shape, name)
     return _from_field(tensor, dtype, filled, count, name).reshape(shape)
 
 
@@ -266,8 +302,9 @@ def _tensor_shape(tensor: TensorProto, name: str) -> tuple[int, ...]:
     return shape
 
 
-def _from_bytes(data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], name: str) -> Array:
-    array = np.frombuffer(data, dtype=dtype.newbyteorder("<")) if len(data) % dtype.itemsize == 0 else None
+def _from_bytes(data: bytes | memoryview, dtype: np.dtype[Any], shape: tuple[int, ...], name: str) -> Array:
+    whole = len(data) % dtype.itemsize == 0
+    array = np.frombuffer(memoryview(data).toreadonly(), dtype=dtype.newbyteorder("<")) if whole else None
     if array is None or array.size != int(np.prod(shape, dtype=np.int64)):
         raise ModelError(f"the tensor {name!r} of shape {list(shape)} and type {dtype.name} holds {len(data)} bytes")
     if dtype == np.bool_ and array.size and array.view(np.uint8).max() > 1:

@@ -5,13 +5,15 @@ The format is described in `csrc/plan.h`; `records` says what each step becomes.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import struct
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +24,14 @@ from engine.program import Buffer, Program
 from engine.records import ABSENT, OPS, Record, writer
 
 MAGIC: Final = b"SPWPLAN\0"
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 BYTE_ORDER: Final = 0x01020304
 ALIGNMENT: Final = 64
+CHECKED_FROM: Final = 16
+"""The checksum stands before this byte of the file and covers everything from it on."""
+SOURCE_BYTES: Final = 32
 
-HEADER: Final = struct.Struct("<8sQIIQ4I8Q")
+HEADER: Final = struct.Struct(f"<8sQIIQ4I8Q{SOURCE_BYTES}s")
 INPUT: Final = struct.Struct("<I")
 BUFFER: Final = struct.Struct("<4IQ")
 STEP: Final = struct.Struct("<2I4I2I20I12f12Q")
@@ -36,20 +41,36 @@ Array = NDArray[Any]
 
 @dataclass
 class Constants:
-    """The file's last section, in which equal arrays are stored once."""
+    """The file's last section, written as it grows; equal arrays are stored once. `check` sums up its words."""
 
-    data: bytearray = field(default_factory=bytearray)
-    known: dict[bytes, int] = field(default_factory=dict)
+    file: BinaryIO
+    start: int
+    size: int = 0
+    check: int = 0
+    known: dict[bytes, tuple[int, int]] = field(default_factory=dict)
 
     def add(self, array: Array | None) -> tuple[int, int]:
         """Stores an array's bytes and returns their offset and size."""
         if array is None:
             return 0, 0
-        content = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
-        if content not in self.known:
-            self.known[content] = len(self.data)
-            self.data += content + bytes(-len(content) % ALIGNMENT)
-        return self.known[content], len(content)
+        content = memoryview(_bytes_of(array))
+        digest = hashlib.sha256(content).digest()
+        if digest not in self.known:
+            self.known[digest] = self.size, len(content)
+            whole = len(content) // ALIGNMENT * ALIGNMENT
+            self._append(content[:whole])
+            self._append(_aligned(content[whole:], ALIGNMENT))
+        return self.known[digest]
+
+    def _append(self, content: bytes | memoryview) -> None:
+        self.file.write(content)
+        self.check += checksum(content, (self.start + self.size - CHECKED_FROM) // 8)
+        self.size += len(content)
+
+
+def _bytes_of(array: Array) -> Any:
+    """The array's bytes in little-endian order, as a flat array, without a copy where they are so already."""
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
 
 
 @dataclass
@@ -92,89 +113,127 @@ def _buffer_bytes(buffer: Buffer, offset: int, strings: Strings) -> bytes:
     return BUFFER.pack(strings.add(buffer.name), buffer.channels, buffer.dtype == "u8", buffer.rows == "batch", offset)
 
 
-def checksum(content: bytes | bytearray | memoryview) -> int:
-    """The sum of all 64-bit words, each mixed with its place, as `plan.c` computes it."""
+def checksum(content: bytes | bytearray | memoryview, first: int = 0) -> int:
+    """The sum of all 64-bit words, each mixed with its place, as `plan.c` computes it.
+
+    `first` is the place of the content's first word, so that the sums of a file's parts add up to the file's.
+    """
     words = np.frombuffer(content, "<u8")
     total = 0
-    step = 1 << 16
-    for first in range(0, len(words), step):
-        part = words[first : first + step]
-        places = np.arange(first, first + len(part), dtype=np.uint64)
-        mixed = part + places * np.uint64(0x9E3779B97F4A7C15)
+    for begin in range(0, len(words), _WORDS_AT_ONCE):
+        part = words[begin : begin + _WORDS_AT_ONCE]
+        mixed = _PLACES[: len(part)] + np.uint64((first + begin) * 0x9E3779B97F4A7C15 % 2**64)
+        mixed += part
         mixed ^= mixed >> np.uint64(32)
         mixed *= np.uint64(0xD6E8FEB86659FD93)
-        total += int((mixed ^ (mixed >> np.uint64(29))).sum(dtype=np.uint64))
+        mixed ^= mixed >> np.uint64(29)
+        total += int(mixed.sum(dtype=np.uint64))
     return total % (1 << 64)
 
 
-def _aligned(data: bytes | bytearray, to: int) -> bytes:
+_WORDS_AT_ONCE = 1 << 13
+_PLACES = np.arange(_WORDS_AT_ONCE, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+
+
+def _aligned(data: bytes | bytearray | memoryview, to: int) -> bytes:
     return bytes(data) + bytes(-len(data) % to)
 
 
-def encode(program: Program) -> bytes:
-    """The plan of a program, as bytes.
+@dataclass(frozen=True)
+class _Front:
+    """Everything before the constants but the steps, whose size alone is known before they are written."""
 
-    Raises ValueError when the program can't be run: steps of an unknown type, arrays that don't fit, int32 sums
-    that could overflow, buffers that are read before they are written.
-    """
-    writers = [writer(step) for step in program.steps]
-    arena = memory.place(program)
-    strings, constants = Strings(), Constants()
+    inputs: bytes
+    buffers: bytes
+    strings: bytes
+    steps_size: int
+
+    @property
+    def places(self) -> tuple[int, int, int, int]:
+        """Where inputs, buffers, steps and strings begin."""
+        buffers = HEADER.size + len(self.inputs)
+        steps = buffers + len(self.buffers)
+        return HEADER.size, buffers, steps, steps + self.steps_size
+
+    @property
+    def constants_at(self) -> int:
+        """Where the constants begin."""
+        return pack.round_up(self.places[3] + len(self.strings), ALIGNMENT)
+
+
+def _front(program: Program, arena: memory.Arena, strings: Strings) -> _Front:
     inputs = b"".join(INPUT.pack(strings.add(i.name)) for i in program.inputs)
     buffers = b"".join(
         _buffer_bytes(buffer, offset, strings) for buffer, offset in zip(program.buffers, arena.offsets, strict=True)
     )
-    records = [write(step, program) for write, step in zip(writers, program.steps, strict=True)]
-    steps = b"".join(_step_bytes(record, strings, constants) for record in records)
-
-    at = HEADER.size
-    offsets, sections = [], []
-    for section in (_aligned(inputs, 8), buffers, steps, bytes(strings.data)):
-        offsets.append(at)
-        sections.append(section)
-        at += len(section)
-    front = HEADER.size + sum(map(len, sections))
-    sections += [bytes(-front % ALIGNMENT), bytes(constants.data)]
-    constants_at = pack.round_up(front, ALIGNMENT)
-    body = b"".join(sections)
-
-    def header(check: int) -> bytes:
-        return HEADER.pack(
-            MAGIC,
-            check,
-            BYTE_ORDER,
-            FORMAT_VERSION,
-            HEADER.size + len(body),
-            len(program.inputs),
-            len(program.buffers),
-            len(program.steps),
-            0,
-            *offsets,
-            len(strings.data),
-            constants_at,
-            len(constants.data),
-            arena.size,
-        )
-
-    return header(checksum(header(0)[16:] + body)) + body
+    for step in program.steps:
+        strings.add(step.name)
+    return _Front(_aligned(inputs, 8), buffers, bytes(strings.data), STEP.size * len(program.steps))
 
 
-def write_plan(program: Program, path: str | os.PathLike[str]) -> None:
+def write(program: Program, file: BinaryIO, source: bytes = bytes(SOURCE_BYTES)) -> None:
+    """Writes the plan of a program to an empty, seekable file; a weight is packed only when its turn comes.
+
+    `source` is 32 bytes that name what the plan was made from. Raises ValueError when the program can't be run:
+    steps of an unknown type, arrays that don't fit, int32 sums that could overflow, buffers that are read before
+    they are written.
+    """
+    if len(source) != SOURCE_BYTES:
+        raise ValueError(f"the source has {len(source)} bytes, expected {SOURCE_BYTES}")
+    writers = [writer(step) for step in program.steps]
+    arena = memory.place(program)
+    strings = Strings()
+    front = _front(program, arena, strings)
+    constants = Constants(file, front.constants_at)
+    file.seek(front.constants_at)
+    steps = b"".join(
+        _step_bytes(make(step, program), strings, constants) for make, step in zip(writers, program.steps, strict=True)
+    )
+    header = HEADER.pack(
+        MAGIC,
+        0,
+        BYTE_ORDER,
+        FORMAT_VERSION,
+        front.constants_at + constants.size,
+        len(program.inputs),
+        len(program.buffers),
+        len(program.steps),
+        0,
+        *front.places,
+        len(front.strings),
+        front.constants_at,
+        constants.size,
+        arena.size,
+        source,
+    )
+    before = _aligned(header + front.inputs + front.buffers + steps + front.strings, ALIGNMENT)
+    check = checksum(memoryview(before)[CHECKED_FROM:]) + constants.check
+    file.seek(0)
+    file.write(before[:8] + struct.pack("<Q", check % (1 << 64)) + before[CHECKED_FROM:])
+
+
+def encode(program: Program, source: bytes = bytes(SOURCE_BYTES)) -> bytes:
+    """The plan of a program, as bytes. Raises ValueError as `write` does."""
+    file = io.BytesIO()
+    write(program, file, source)
+    return file.getvalue()
+
+
+def write_plan(program: Program, path: str | os.PathLike[str], source: bytes = bytes(SOURCE_BYTES)) -> None:
     """Writes the plan of a program, atomically: a reader sees the old file or the whole new one.
 
-    Raises ValueError as `encode` does, and OSError.
+    Raises ValueError as `write` does, and OSError.
     """
-    content = encode(program)
     target = Path(path)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            write(program, file, source)
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
+        Path(name).chmod(0o444 & ~umask | 0o400)  # a plan that is run must not change
         Path(name).replace(target)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -210,13 +269,13 @@ def dump(path: str | os.PathLike[str]) -> str:
 
 def _dump_lines(content: bytes) -> list[str]:
     (magic, check, _, version, size, input_count, buffer_count, step_count, _, *places) = HEADER.unpack_from(content)
-    inputs_at, buffers_at, steps_at, strings_at, strings_size, _, constants_size, arena = places
+    inputs_at, buffers_at, steps_at, strings_at, strings_size, _, constants_size, arena, source = places
     if magic != MAGIC or version != FORMAT_VERSION:
         raise ValueError(f"it starts with {magic!r}, format version {version}; expected {FORMAT_VERSION}")
     strings = content[strings_at : strings_at + strings_size]
     lines = [
         f"plan version {version}, {size} bytes, checksum {check:016x}",
-        f"arena {arena} bytes a tile, constants {constants_size} bytes",
+        f"arena {arena} bytes a tile, constants {constants_size} bytes, source {source.hex()}",
     ]
     for i in range(input_count):
         (name,) = INPUT.unpack_from(content, inputs_at + i * INPUT.size)

@@ -9,7 +9,7 @@ Layouts of a buffer with C channels (token t, channel c, tile = t // 16, lane = 
     f32   [tile][C][16]             float32
     u8    [tile][ceil(C/4)][16][4]  uint8, real value = (q - zero_point) * scale
 
-Weights here are plain row-major NumPy arrays, output rows first: `W[N, K]`; packing belongs to `pack`.
+Weights here are plain NumPy arrays of any strides, output rows first: `W[N, K]`; packing belongs to `pack`.
 """
 
 from __future__ import annotations

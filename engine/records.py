@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -129,6 +129,7 @@ def _linear_f32(step: LinearF32, _: Program) -> Record:
 
 def _linear_u8(step: LinearU8, _: Program) -> Record:
     pack.check_linear(step)
+    step = replace(step, weight=np.ascontiguousarray(step.weight))
     rows, depth = step.weight.shape
     scale, zero_point = _quantization(step.quantization)
     per_row = (

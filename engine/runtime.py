@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +24,7 @@ from engine.errors import EngineError, ExecutionError, InputError, PlanError
 
 LIBRARY_NAME = "libsparrow.so"
 INT64_MAX = 2**63 - 1
+_LOG = logging.getLogger(__name__)
 
 STATUS_ERRORS: dict[int, type[EngineError]] = {2: PlanError, 3: InputError}
 """Which error a status of the library becomes; all others are ExecutionError."""
@@ -79,11 +82,43 @@ def _create(kind: str, make: Callable[[Any, Any], int]) -> Any:
     return made[0]
 
 
+def _create_pool(threads: int) -> Any:
+    ffi, lib = load_library()
+    return _create("spw_pool", lambda made, e: lib.spw_pool_create(threads, ffi.NULL, made, e))
+
+
 def _check(status: int, problem: Any) -> None:
     if status != 0:
         ffi, _ = load_library()
         message = ffi.string(problem.message).decode(errors="replace")
         raise STATUS_ERRORS.get(status, ExecutionError)(message)
+
+
+def library_version() -> str:
+    """The C library's version. Raises ExecutionError."""
+    ffi, lib = load_library()
+    return str(ffi.string(lib.spw_version()).decode())
+
+
+def default_isa() -> str:
+    """The instruction set that runs when nobody says: SPARROW_ISA, or the best one that this CPU has.
+
+    Raises ExecutionError for a SPARROW_ISA that this build or this CPU lacks.
+    """
+    ffi, lib = load_library()
+    named = os.environ.get("SPARROW_ISA")
+    names = [ffi.string(lib.spw_isa_name(i)).decode() for i in range(_isa_count())]
+    usable = [name for name in names if lib.spw_isa_supported(name.encode())]
+    if named and named not in usable:
+        raise ExecutionError(
+            f"SPARROW_ISA is {named!r}; this build has {', '.join(names)}, this CPU {', '.join(usable)}"
+        )
+    return named or usable[0]
+
+
+def _isa_count() -> int:
+    ffi, lib = load_library()
+    return next(i for i in itertools.count() if lib.spw_isa_name(i) == ffi.NULL)
 
 
 def _open_plan(source: str | os.PathLike[str] | bytes) -> Any:
@@ -111,42 +146,70 @@ def _integers(name: str, given: Any) -> NDArray[Any]:
     return np.ascontiguousarray(array, wanted)
 
 
+@dataclass
+class _Stream:
+    """Threads of their own, and the memory of the run that uses them, made at the first run."""
+
+    pool: Any
+    session: Any = None
+
+
+def _shares(num_cores: int, num_streams: int) -> list[int]:
+    """Threads of each stream: all cores are given out, none twice."""
+    return [num_cores // num_streams + (i < num_cores % num_streams) for i in range(num_streams)]
+
+
+def _at_least_one(name: str, value: int | None) -> None:
+    if value is not None and (isinstance(value, bool) or value < 1):
+        raise ExecutionError(f"{name} is {value}, expected at least 1")
+
+
 class CompiledModel:
     """A plan with its threads. Any batch and sequence length; safe to call from several threads at once.
 
-    Calls in parallel take turns on the model's threads. After `os.fork` the child must open its own model.
+    As many calls run side by side as there are streams; more of them wait. All streams share the plan. After
+    `os.fork` the child must open its own model.
     """
 
-    def __init__(self, plan: Any, pool: Any) -> None:
+    def __init__(self, plan: Any, pools: Sequence[Any]) -> None:
         ffi, lib = load_library()
         self._ffi, self._lib = ffi, lib
-        self._plan, self._pool = plan, pool
-        self._lock = threading.Lock()
-        self._free: list[Any] = []
+        self._plan = plan
+        self._streams = [_Stream(pool) for pool in pools]
+        self._free = list(reversed(self._streams))
+        self._turn = threading.Condition()
         self._closed = False
         count = lib.spw_plan_input_count(plan)
         self._inputs = tuple(ffi.string(lib.spw_plan_input_name(plan, i)).decode() for i in range(count))
         self._outputs = tuple(self._output(i) for i in range(lib.spw_plan_output_count(plan)))
 
     @classmethod
-    def from_plan(cls, source: str | os.PathLike[str] | bytes, num_cores: int | None = None) -> Self:
-        """Opens a plan file, or a plan in memory, with `num_cores` threads (default: see `cores`).
+    def from_plan(
+        cls, source: str | os.PathLike[str] | bytes, num_cores: int | None = None, num_streams: int | None = None
+    ) -> Self:
+        """Opens a plan file, or a plan in memory.
 
-        SPARROW_ISA in the environment forces an instruction set: scalar, avx2 or avx512vnni. Raises PlanError
-        for a damaged plan, and ExecutionError when the library, the instruction set, memory or threads are
-        missing.
+        `num_cores` threads (default: see `cores`) are divided among `num_streams` (default 1, at most one a core).
+        SPARROW_ISA in the environment forces an instruction set. Raises PlanError for a damaged plan, and
+        ExecutionError when the library, the instruction set, memory or threads are missing.
         """
-        if num_cores is not None and (isinstance(num_cores, bool) or num_cores < 1):
-            raise ExecutionError(f"num_cores is {num_cores}, expected at least 1")
+        _at_least_one("num_cores", num_cores)
+        _at_least_one("num_streams", num_streams)
         _, lib = load_library()
-        threads = default_cores() if num_cores is None else num_cores
+        cores = default_cores() if num_cores is None else num_cores
+        streams = min(num_streams or 1, cores)
+        if streams < (num_streams or 1):
+            _LOG.warning("num_streams is %s, but there are %s cores: using %s streams", num_streams, cores, streams)
         plan = _open_plan(source)
+        pools: list[Any] = []
         try:
-            pool = _create("spw_pool", lambda made, e: lib.spw_pool_create(threads, load_library()[0].NULL, made, e))
+            pools.extend(map(_create_pool, _shares(cores, streams)))
+            return cls(plan, pools)
         except BaseException:
+            for pool in pools:
+                lib.spw_pool_free(pool)
             lib.spw_plan_free(plan)
             raise
-        return cls(plan, pool)
 
     def _output(self, index: int) -> OutputInfo:
         info = self._ffi.new("spw_output_info *")
@@ -169,39 +232,64 @@ class CompiledModel:
         return self._outputs
 
     @property
+    def source(self) -> bytes:
+        """The 32 bytes by which the plan's writer named what it was made from."""
+        self._open_streams()
+        return bytes(self._ffi.buffer(self._lib.spw_plan_source(self._plan), self._lib.SPW_SOURCE_BYTES))
+
+    @property
     def num_cores(self) -> int:
-        """Threads that one run uses."""
-        return int(self._lib.spw_pool_threads(self._open_pool()))
+        """Threads of all streams together."""
+        return sum(int(self._lib.spw_pool_threads(stream.pool)) for stream in self._open_streams())
+
+    @property
+    def num_streams(self) -> int:
+        """Runs that go on side by side."""
+        return len(self._open_streams())
 
     @property
     def isa(self) -> str:
-        """The instruction set whose kernels run: scalar, avx2 or avx512vnni."""
-        return str(self._ffi.string(self._lib.spw_pool_isa(self._open_pool())).decode())
+        """The instruction set whose kernels run."""
+        return str(self._ffi.string(self._lib.spw_pool_isa(self._open_streams()[0].pool)).decode())
 
-    def _open_pool(self) -> Any:
+    def _open_streams(self) -> list[_Stream]:
         if self._closed:
             raise ExecutionError("this model is closed")
-        return self._pool
+        return self._streams
 
     @contextmanager
     def _session(self) -> Iterator[Any]:
-        """A session that no other thread uses; freed instead of kept when the model was closed meanwhile."""
-        with self._lock:
-            self._open_pool()
-            session = self._free.pop() if self._free else None
-            if session is None:
-                session = _create(
-                    "spw_session", lambda made, e: self._lib.spw_session_create(self._plan, self._pool, made, e)
-                )
+        """The session of a stream that nobody else uses meanwhile; waits for one."""
+        with self._turn:
+            while not self._closed and not self._free:
+                self._turn.wait()
+            self._open_streams()
+            stream = self._free.pop()
+            try:
+                self._prepare(stream)
+            except BaseException:
+                self._free.append(stream)
+                raise
         try:
-            yield session
+            yield stream.session
         finally:
-            with self._lock:
-                if not self._closed:
-                    self._free.append(session)
-                    session = None
-            if session is not None:
-                self._lib.spw_session_free(session)
+            with self._turn:
+                closed = self._closed
+                if not closed:
+                    self._free.append(stream)
+                    self._turn.notify()
+            if closed:
+                self._release(stream)
+
+    def _prepare(self, stream: _Stream) -> None:
+        if stream.session is None:
+            stream.session = _create(
+                "spw_session", lambda made, e: self._lib.spw_session_create(self._plan, stream.pool, made, e)
+            )
+
+    def _release(self, stream: _Stream) -> None:
+        self._lib.spw_session_free(self._ffi.NULL if stream.session is None else stream.session)
+        self._lib.spw_pool_free(stream.pool)
 
     def _checked(self, inputs: Mapping[str, Any]) -> list[NDArray[Any]]:
         unknown, missing = set(inputs) - set(self._inputs), set(self._inputs) - set(inputs)
@@ -259,15 +347,15 @@ class CompiledModel:
 
     def close(self) -> None:
         """Frees the model; runs under way finish first. Closing twice is fine."""
-        with self._lock:
+        with self._turn:
             if self._closed:
                 return
             self._closed = True
-            sessions, self._free = self._free, []
-        for session in sessions:
-            self._lib.spw_session_free(session)
+            idle, self._free = self._free, []
+            self._turn.notify_all()
+        for stream in idle:
+            self._release(stream)
         self._lib.spw_plan_free(self._plan)
-        self._lib.spw_pool_free(self._pool)
 
     def __enter__(self) -> Self:
         return self

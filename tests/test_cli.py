@@ -116,3 +116,18 @@ def test_the_originals_command_names_are_installed() -> None:
     }
     for name in names:
         assert shutil.which(name, path=str(Path(sys.executable).parent))
+
+
+def test_the_cache_lists_and_prunes_plans(zoo_command, tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "plans" / "0123"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx.scalar.plan").write_bytes(bytes(1000))
+    (folder / "model.onnx.json").write_text('{"model": "/models/model.onnx", "files": {}}')
+    cache = str(tmp_path / "cache")
+    listed = zoo_command("cache", "ls", ZOO_CACHE=cache)
+    assert "plan of /models/model.onnx  1,000 bytes" in listed.stdout
+    (found,) = json.loads(zoo_command("--json", "cache", "ls", ZOO_CACHE=cache).stdout)
+    assert found["size_bytes"] == 1000
+    pruned = zoo_command("--json", "cache", "prune", "--max-age-days", "0", ZOO_CACHE=cache)
+    assert json.loads(pruned.stdout)["freed_bytes"] == 1000
+    assert not folder.exists()

@@ -189,6 +189,8 @@ void spw_plan_free(spw_plan *plan) {
   spw_release(plan);
 }
 
+const uint8_t *spw_plan_source(const spw_plan *plan) { return plan ? plan->header.source : NULL; }
+
 uint32_t spw_plan_input_count(const spw_plan *plan) { return plan ? plan->header.input_count : 0; }
 
 const char *spw_plan_input_name(const spw_plan *plan, uint32_t index) {

@@ -16,7 +16,7 @@
 
 #define SPW_MAGIC "SPWPLAN\0"
 enum {
-  SPW_FORMAT_VERSION = 1,
+  SPW_FORMAT_VERSION = 2,
   SPW_BYTE_ORDER = 0x01020304,
   SPW_ABSENT = 0xffffffff, /* a buffer or input that a step doesn't have */
   SPW_MAX_CHANNELS = 1 << 20,
@@ -32,8 +32,9 @@ typedef struct spw_file_header {
   uint32_t input_count, buffer_count, step_count, reserved;
   uint64_t inputs, buffers, steps, strings, strings_size, constants, constants_size;
   uint64_t arena_per_tile; /* bytes of activations for each tile of 16 tokens */
+  uint8_t source[SPW_SOURCE_BYTES]; /* the writer's digest of what it was made from; not interpreted here */
 } spw_file_header;
-_Static_assert(sizeof(spw_file_header) == 112, "the writer packs 112 bytes");
+_Static_assert(sizeof(spw_file_header) == 144, "the writer packs 144 bytes");
 
 typedef struct spw_file_input {
   uint32_t name; /* offset into the strings, each ending in a zero byte */

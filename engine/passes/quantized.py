@@ -132,11 +132,12 @@ def quantized_matrix(graph: Graph, value: str, transposed: bool = False) -> Quan
     if max(scale.size, zero.size) > 1 and node.integer("axis", 1) % 2 != output_axis:
         return None
     columns = array.T if transposed else array
+    spread = np.broadcast_to(scale.reshape(-1).astype(np.float32), columns.shape[1:])
+    if array.dtype == np.int8 and not zero.any():
+        return QuantizedMatrix(columns.T, spread)
     real = columns.astype(np.int16) - zero.astype(np.int16)
     if real.min(initial=0) < -128 or real.max(initial=0) > 127:
         return None
-    size = columns.shape[1]
-    spread = np.broadcast_to(scale.reshape(-1).astype(np.float32), (size,))
     return QuantizedMatrix(real.T.astype(np.int8), spread)
 
 

@@ -74,7 +74,6 @@ def test_int8_weights_and_tables_stay_int8() -> None:
     for step in program.steps:
         if isinstance(step, LinearU8):
             assert step.weight.dtype == np.int8
-            assert step.weight.flags.c_contiguous
             assert step.scale.shape == step.bias.shape == (step.weight.shape[0],)
 
 

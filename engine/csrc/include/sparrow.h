@@ -82,6 +82,9 @@ SPW_EXPORT spw_status spw_plan_open(const char *path, spw_plan **plan, spw_error
 SPW_EXPORT spw_status spw_plan_from_memory(const void *bytes, size_t size, spw_plan **plan,
                                            spw_error *error);
 SPW_EXPORT void spw_plan_free(spw_plan *plan);
+enum { SPW_SOURCE_BYTES = 32 };
+/* The SPW_SOURCE_BYTES by which the plan's writer named what it was made from; zeros where it named nothing. */
+SPW_EXPORT const uint8_t *spw_plan_source(const spw_plan *plan);
 SPW_EXPORT uint32_t spw_plan_input_count(const spw_plan *plan);
 SPW_EXPORT const char *spw_plan_input_name(const spw_plan *plan, uint32_t index);
 SPW_EXPORT uint32_t spw_plan_output_count(const spw_plan *plan);

@@ -7,7 +7,7 @@ from sqlalchemy.engine import Connection
 from alembic import context
 from registry.db import Database
 from registry.settings import Settings
-from registry.tables import Base
+from registry.tables import Base, is_declared
 
 
 def run(connection: Connection) -> None:
@@ -16,6 +16,7 @@ def run(connection: Connection) -> None:
         connection=connection,
         target_metadata=Base.metadata,
         compare_type=True,
+        include_name=is_declared,
         render_as_batch=connection.dialect.name == "sqlite",
         transactional_ddl=True,
     )

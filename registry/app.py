@@ -11,11 +11,12 @@ from starlette.concurrency import run_in_threadpool
 
 from registry import __version__
 from registry.auth import Gate
+from registry.benchmarks import Benchmarks
 from registry.blobs import Blobs
 from registry.db import Database
 from registry.guard import Guard
 from registry.migrate import upgrade
-from registry.routes import blobs, files, health, models, pages, problems, uploads, versions
+from registry.routes import benchmarks, blobs, files, health, models, pages, problems, uploads, versions
 from registry.service import Registry
 from registry.settings import Settings
 from registry.storage import open_store
@@ -44,9 +45,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     expires = timedelta(seconds=settings.upload_expires_s)
     app.state.registry = Registry(database, Blobs(database, open_store(settings), expires))
+    app.state.benchmarks = Benchmarks(database)
     app.state.gate = Gate(database, settings)
     api = APIRouter(prefix="/api/v1", responses=problems.DOCUMENTED)
-    for module in (health, blobs, uploads, versions, models):
+    for module in (health, blobs, uploads, versions, models, benchmarks):
         api.include_router(module.router)
     app.include_router(api)
     app.include_router(files.router, responses=problems.DOCUMENTED)

@@ -6,23 +6,15 @@ import hashlib
 import re
 import secrets
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from registry import queries
+from registry.caller import ANYONE, EVERYTHING, Caller, Grant
 from registry.db import Database
 from registry.errors import UnauthorizedError
 from registry.settings import Settings
 
 TOKEN = re.compile(r"zoo_[A-Za-z0-9_-]{43}")
 _BEARER = re.compile(r"[Bb]earer +(" + TOKEN.pattern + r") *\Z")
-
-
-class Caller(NamedTuple):
-    """Who sent a request, as far as its token says."""
-
-    name: str | None
-    may_write: bool
-    expires_at: datetime | None
 
 
 def new_token() -> str:
@@ -49,7 +41,7 @@ class Gate:
     def identify(self, authorization: str | None) -> Caller:
         """The caller behind an Authorization header; raises `UnauthorizedError` if it holds no valid token."""
         if authorization is None:
-            return Caller(None, not self._needs_token(), None)
+            return ANYONE if self._needs_token() else Caller(grants=(EVERYTHING,))
         match = _BEARER.match(authorization)
         if match is None:
             raise UnauthorizedError("the Authorization header is not 'Bearer zoo_...' with a token of this registry")
@@ -61,7 +53,8 @@ class Gate:
             raise UnauthorizedError(f"the token {token.name!r} was revoked; ask for a new one")
         if token.expires_at is not None and token.expires_at <= datetime.now(UTC):
             raise UnauthorizedError(f"the token {token.name!r} expired; ask for a new one")
-        return Caller(token.name, True, token.expires_at)
+        grants = tuple(Grant.parse(text) for text in token.grants.split())
+        return Caller(token.name, grants, token.id, token.expires_at)
 
     def check_writer(self, authorization: str | None) -> Caller:
         """The caller, if it may write; raises `UnauthorizedError`."""

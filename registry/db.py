@@ -80,7 +80,7 @@ def _make_engine(url: str) -> Engine:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
             return _sqlite_engine(url, Path(parsed.database or ""))
-        connect = {"connect_timeout": 10, "options": "-c timezone=utc -c lock_timeout=15s"}
+        connect = {"connect_timeout": 10, "options": "-c timezone=utc -c lock_timeout=15s -c jit=off"}
         return create_engine(
             parsed, pool_size=10, max_overflow=10, pool_timeout=15, pool_pre_ping=True, connect_args=connect
         )

@@ -11,8 +11,10 @@ from alembic.util import CommandError
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from alembic import command
+from registry import listings
 from registry.db import Database
 from registry.errors import SchemaError
 
@@ -62,7 +64,12 @@ def _run(database: Database, target: str, *, down: bool = False) -> str:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
             config = config_for(connection)
             _check(connection, ScriptDirectory.from_config(config))
+            before = current(connection)
             (command.downgrade if down else command.upgrade)(config, target)
+            if not down and current(connection) != before:
+                with Session(connection, join_transaction_mode="rollback_only") as session:
+                    listings.complete(session)
+                    session.flush()
             return ", ".join(current(connection)) or "base"
     except SQLAlchemyError as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]

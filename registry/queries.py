@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy.orm import Session
 
-from registry.schemas import SearchIn
+from registry.caller import Caller
 from registry.tables import Model, Name, Tag, Token, Version
 
 LATEST = "latest"
-_FILTERS = ("domain", "task", "architecture", "dataset", "license", "pattern", "quantized")
-FACETS = ("domain", "task", "architecture", "dataset")
 
 
 # --- names and models
@@ -44,10 +43,24 @@ def add_name(session: Session, model: Model, name: str) -> None:
     session.flush()
 
 
-def names_like(session: Session, name: str, limit: int = 500) -> Sequence[str]:
-    """Names of about the same length: candidates for a misspelled one."""
-    distance = func.abs(func.length(Name.name) - len(name))
-    return session.scalars(select(Name.name).order_by(distance, Name.name).limit(limit)).all()
+def names_near(session: Session, name: str, caller: Caller, limit: int = 250) -> Sequence[str]:
+    """Names that stand next to this one in the alphabet and are there for the caller: a misspelled one's candidates."""
+    there = select(Name.name).join(Model, Name.model_id == Model.id)
+    if not caller.sees_everything:
+        there = there.where(visible(caller, Model))
+    after = there.where(Name.name >= name).order_by(Name.name).limit(limit)
+    before = there.where(Name.name < name).order_by(Name.name.desc()).limit(limit)
+    return [*session.scalars(after), *session.scalars(before)]
+
+
+def visible(caller: Caller, columns: Any) -> ColumnElement[bool]:
+    """That a model, of which there are the columns `full_name` and `private`, is there for the caller."""
+    names = columns.full_name
+    readable = [
+        names == grant.beginning if grant.exact else names.startswith(grant.beginning, autoescape=True)
+        for grant in caller.grants
+    ]
+    return or_(columns.private.is_(False), *readable)
 
 
 # --- versions and tags
@@ -81,6 +94,12 @@ def versions_of(session: Session, model_id: int, limit: int = 1_000) -> Sequence
     ).all()
 
 
+def versions_by_id(session: Session, version_ids: Sequence[int]) -> list[Version]:
+    """Versions in the order of their ids given."""
+    found = {version.id: version for version in session.scalars(select(Version).where(Version.id.in_(version_ids)))}
+    return [found[version_id] for version_id in version_ids]
+
+
 def tags_of(session: Session, version_ids: Iterable[int]) -> dict[int, list[str]]:
     """The tags of each version, sorted."""
     found: dict[int, list[str]] = {version_id: [] for version_id in version_ids}
@@ -98,50 +117,6 @@ def move_tag(session: Session, version: Version, tag: str, now: datetime) -> Non
     elif row.version_id != version.id:
         row.version_id, row.moved_at = version.id, now
     session.flush()
-
-
-# --- search
-
-
-def _latest() -> Select[Version]:
-    return select(Version).join(Tag, (Tag.version_id == Version.id) & (Tag.tag == LATEST))
-
-
-def _conditions(search: SearchIn) -> Iterator[ColumnElement[bool]]:
-    for word in search.q.casefold().split():
-        yield Version.search_text.contains(word, autoescape=True)
-    for name in _FILTERS:
-        value = getattr(search, name)
-        if value is not None:
-            yield getattr(Version, name) == value
-    if search.sparsity_min is not None:
-        yield Version.sparsity >= search.sparsity_min
-    if search.sparsity_max is not None:
-        yield Version.sparsity <= search.sparsity_max
-
-
-def search(session: Session, wanted: SearchIn, below_model_id: int | None) -> Sequence[Version]:
-    """Latest versions of the models that match, newest model first; one more than the limit if more follow.
-
-    A model's id never changes, so no model is skipped or repeated while others are published between two pages.
-    """
-    statement = _latest().where(*_conditions(wanted))
-    if below_model_id is not None:
-        statement = statement.where(Version.model_id < below_model_id)
-    return session.scalars(statement.order_by(Version.model_id.desc()).limit(wanted.limit + 1)).all()
-
-
-def facet_values(session: Session, facet: str, limit: int = 100) -> Sequence[str]:
-    """The distinct values of a facet among the latest versions, sorted."""
-    column: InstrumentedAttribute[str | None] = getattr(Version, facet)
-    latest = select(Tag.version_id).where(Tag.tag == LATEST)
-    statement = select(column).where(Version.id.in_(latest), column.is_not(None)).distinct().order_by(column)
-    return [value for value in session.scalars(statement.limit(limit)) if value]
-
-
-def count_models(session: Session) -> int:
-    """How many models there are."""
-    return session.scalar(select(func.count()).select_from(Model)) or 0
 
 
 # --- tokens

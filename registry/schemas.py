@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
+from zoo.benchmark import BenchmarkRecord, Cores
 from zoo.manifest import MAX_FILE_BYTES, Digest, Metadata, Role
 
 MAX_DIGESTS = 10_000
@@ -14,6 +15,9 @@ MAX_TAGS = 64
 MAX_STUB = 512
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(ge=0, le=(1 << 63) - 1)]
 StubParam = Annotated[str, Field(min_length=1, max_length=MAX_STUB)]
 Facet = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Time = Annotated[
@@ -59,7 +63,11 @@ class TagIn(_In):
 
 
 class SearchIn(BaseModel):
-    """A search: every filter must hold, and every word of `q` must occur in a name, an alias or the description."""
+    """A search: every filter must hold, and every word of `q` must occur in a name, an alias or the description.
+
+    A word of three to six characters also finds longer words of names that begin with it. `f1_min` is in percent,
+    `size_max` in bytes; `latency_max_ms` is met by the lowest median measured at batch size 1, on whatever hardware.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -73,8 +81,40 @@ class SearchIn(BaseModel):
     license: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
     sparsity_min: Annotated[Fraction | None, BeforeValidator(_empty_as_none)] = None
     sparsity_max: Annotated[Fraction | None, BeforeValidator(_empty_as_none)] = None
+    f1_min: Annotated[Percent | None, BeforeValidator(_empty_as_none)] = None
+    latency_max_ms: Annotated[Positive | None, BeforeValidator(_empty_as_none)] = None
+    size_max: Annotated[Bytes | None, BeforeValidator(_empty_as_none)] = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20
     cursor: Annotated[str | None, Field(max_length=200), BeforeValidator(_empty_as_none)] = None
+
+
+class BenchmarkIn(_In):
+    """A measurement of the version that a stub names."""
+
+    model_config = ConfigDict(strict=False)
+
+    stub: StubParam
+    record: BenchmarkRecord
+
+
+class BestIn(BaseModel):
+    """What the best model is looked for: a CPU, the lowest F1 in percent, the highest median latency at batch size 1.
+
+    Where nothing was measured on the CPU itself, `isa` and `cores` say which others are like it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cpu: Facet
+    isa: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
+    cores: Annotated[Cores | None, BeforeValidator(_empty_as_none)] = None
+    f1_min: Annotated[Percent | None, BeforeValidator(_empty_as_none)] = None
+    latency_max_ms: Annotated[Positive | None, BeforeValidator(_empty_as_none)] = None
+    domain: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
+    task: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
+    architecture: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
+    dataset: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
+    limit: Annotated[int, Field(ge=1, le=100)] = 10
 
 
 class Health(BaseModel):
@@ -162,11 +202,43 @@ class ModelPage(BaseModel):
     next_cursor: str | None
 
 
+class BenchmarkView(BaseModel):
+    """A measurement of a version, and whose token sent it."""
+
+    name: str
+    version: int
+    record: BenchmarkRecord
+    published_by: str | None
+
+
+class BenchmarkList(BaseModel):
+    """A version's measurements, newest first."""
+
+    items: list[BenchmarkView]
+
+
+class BestView(BaseModel):
+    """A model that meets the conditions, with the run that shows it."""
+
+    name: str
+    version: int
+    f1: float | None
+    benchmark: BenchmarkView
+
+
+class BestList(BaseModel):
+    """The models that meet the conditions, best first. `measured_on` is "cpu", or "isa" for CPUs like it."""
+
+    items: list[BestView]
+    measured_on: str
+
+
 class WhoAmI(BaseModel):
-    """Whose token it is, if one was sent, and whether it may write."""
+    """Whose token it is, if one was sent, whether it may write, and where it may do what."""
 
     name: str | None
     may_write: bool
+    scopes: list[str]
     expires_at: Time | None
 
 

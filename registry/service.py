@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections import Counter
 from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
-from registry import blob_queries, queries
+from registry import blob_queries, listings, queries
 from registry.blobs import Blobs
+from registry.caller import ANYONE, Caller
 from registry.db import Database
 from registry.errors import (
     AliasTakenError,
@@ -82,24 +83,24 @@ class Registry:
                 actual = sizes[entry.sha256]
                 raise InvalidSizeError(f"{entry.path!r} has {actual} bytes, the manifest says {entry.size_bytes}")
 
-    def resolve(self, stub_text: str, role: Role | None = None) -> VersionView:
+    def resolve(self, stub_text: str, role: Role | None = None, caller: Caller = ANYONE) -> VersionView:
         """The version that a stub names; raises `InvalidStubError`, `UnknownModelError` or `UnknownVersionError`."""
         with self.database.read() as session:
-            return _view(session, _find_version(session, parse_stub(stub_text)), role)
+            return _view(session, _find_version(session, parse_stub(stub_text), caller), role)
 
-    def versions(self, stub_text: str) -> list[VersionSummary]:
+    def versions(self, stub_text: str, caller: Caller = ANYONE) -> list[VersionSummary]:
         """A model's versions, newest first."""
         with self.database.read() as session:
-            found = queries.versions_of(session, _find_model(session, parse_stub(stub_text)).id)
+            found = queries.versions_of(session, _find_model(session, parse_stub(stub_text), caller).id)
             tags = queries.tags_of(session, (version.id for version in found))
             return [_version_summary(version, tags[version.id]) for version in found]
 
-    def move_tag(self, stub_text: str, tag: str, expected: str | None = None) -> VersionView:
+    def move_tag(self, stub_text: str, tag: str, expected: str | None = None, caller: Caller = ANYONE) -> VersionView:
         """Points a tag to the version that a stub names; `expected` is the digest the tag must point to before."""
         stub, tag = parse_stub(stub_text), parse_tag(tag)
 
         def work(session: Session) -> VersionView:
-            version = _find_version(session, stub)
+            version = _find_version(session, stub, caller)
             queries.lock_model(session, version.model)
             current = queries.version_by_tag(session, version.model_id, tag)
             if expected is not None and (current.digest if current else None) != expected:
@@ -112,26 +113,27 @@ class Registry:
 
     # --- search
 
-    def search(self, wanted: SearchIn) -> ModelPage:
-        """One page of the models that match."""
+    def search(self, wanted: SearchIn, caller: Caller = ANYONE) -> ModelPage:
+        """One page of the models that match and are there for the caller."""
         below = read_cursor(wanted)
         with self.database.read() as session:
-            found = queries.search(session, wanted, below)
-            tags = queries.tags_of(session, (version.id for version in found))
+            found = listings.search(session, wanted, caller, ("model_id", "version_id"), below, wanted.limit + 1)
             page = found[: wanted.limit]
-            items = [_model_summary(version, tags[version.id]) for version in page]
+            versions = queries.versions_by_id(session, [row.version_id for row in page])
+            tags = queries.tags_of(session, (version.id for version in versions))
+            items = [_model_summary(version, tags[version.id]) for version in versions]
         more = len(found) > wanted.limit
         return ModelPage(items=items, next_cursor=write_cursor(wanted, page[-1].model_id) if more else None)
 
-    def facets(self) -> dict[str, Sequence[str]]:
-        """The values that models have, for each facet."""
+    def count_facets(self, wanted: SearchIn, caller: Caller, limit: int) -> tuple[int, dict[str, Counter[str]]]:
+        """How many models match, up to `limit`, and how often those have each value of each facet."""
         with self.database.read() as session:
-            return {facet: queries.facet_values(session, facet) for facet in queries.FACETS}
+            return listings.count_facets(session, wanted, caller, limit)
 
-    def count_models(self) -> int:
-        """How many models there are."""
+    def count_models(self, caller: Caller = ANYONE, limit: int = 10_000) -> int:
+        """How many models there are for the caller, up to `limit`."""
         with self.database.read() as session:
-            return queries.count_models(session)
+            return listings.count_visible(session, caller, limit)
 
 
 def parse_stub(text: str) -> Stub:
@@ -165,18 +167,23 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _find_model(session: Session, stub: Stub) -> Model:
+def _find_model(session: Session, stub: Stub, caller: Caller) -> Model:
     model = queries.holder_of(session, stub.full_name)
     if model is None:
-        candidates = queries.names_like(session, stub.full_name)
+        candidates = queries.names_near(session, stub.full_name, caller)
         nearest = [PREFIX + name for name in difflib.get_close_matches(stub.full_name, candidates, n=3, cutoff=0.5)]
         hint = f"; the nearest names are {', '.join(nearest)}" if nearest else ""
         raise UnknownModelError(f"this registry has no model {PREFIX}{stub.full_name}{hint}", nearest=nearest)
     return model
 
 
-def _find_version(session: Session, stub: Stub) -> Version:
-    model = _find_model(session, stub)
+def find_version(session: Session, stub_text: str, caller: Caller) -> Version:
+    """The version that a stub names; raises `InvalidStubError`, `UnknownModelError` or `UnknownVersionError`."""
+    return _find_version(session, parse_stub(stub_text), caller)
+
+
+def _find_version(session: Session, stub: Stub, caller: Caller) -> Version:
+    model = _find_model(session, stub, caller)
     pin = stub.pin or LATEST
     if stub.is_digest:
         version = queries.version_by_digest(session, pin)
@@ -229,7 +236,6 @@ def _add_version(session: Session, manifest: Manifest, number: int | None) -> Ve
         size_bytes=manifest.size_bytes,
         created_at=now,
         alias=manifest.alias,
-        search_text=_search_text(manifest),
         **{name: getattr(facts, name) for name in _COLUMNS},
     )
     session.add(version)
@@ -241,15 +247,11 @@ def _add_version(session: Session, manifest: Manifest, number: int | None) -> Ve
     session.flush()
     if version.number > newest:
         queries.move_tag(session, version, LATEST, now)
+        listings.refresh(session, model.id)
     return version
 
 
 _COLUMNS = ("domain", "task", "architecture", "dataset", "license", "pattern", "quantized", "sparsity")
-
-
-def _search_text(manifest: Manifest) -> str:
-    texts = (manifest.full_name, manifest.alias or "", manifest.metadata.description or "")
-    return "\n".join(texts).casefold()
 
 
 def _version_summary(version: Version, tags: list[str]) -> VersionSummary:

@@ -3,6 +3,8 @@
 models ──< versions ──< files >── blobs        names: every full name and alias, each for one model
    │          └───────< lineage                uploads ──< chunks: large blobs on their way in
    └─────< tags >── versions                   tokens: sha256 of each token, never the token
+models ─── listings >── versions               listings: what a search sees, one for each model with a latest version
+versions ──< benchmarks                        scopes: which are private; offers: who sent a blob; audit: who did what
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
 )
+from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
@@ -34,6 +38,15 @@ CONVENTION = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s",
     "pk": "pk_%(table_name)s",
 }
+
+
+FTS_TABLE = "listing_terms"  # SQLite's index of terms; its own tables begin with its name
+TERMS_INDEX = "ix_listings_terms"  # PostgreSQL's
+
+
+def is_declared(name: str | None, _kind: str, _parents: object) -> bool:
+    """Whether alembic finds what is named so declared here: the index of terms is made by a migration alone."""
+    return name is None or not name.startswith((FTS_TABLE, TERMS_INDEX))
 
 
 def digest_check(column: str) -> str:
@@ -81,6 +94,7 @@ class Model(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     full_name: Mapped[str] = mapped_column(String(512), unique=True)
     created_at: Mapped[datetime]
+    private: Mapped[bool] = mapped_column(server_default=false())
 
 
 class Name(Base):
@@ -93,7 +107,7 @@ class Name(Base):
 
 
 class Version(Base):
-    """One immutable manifest of a model, with the columns that a search needs.
+    """One immutable manifest of a model, with its main facts.
 
     A yanked version is left out where nothing pins it. A deleted one keeps its row, so that its number and its digest
     never come back for something else, and loses its files. `check_report` is what the gate found, as JSON.
@@ -117,15 +131,14 @@ class Version(Base):
     size_bytes: Mapped[int]
     created_at: Mapped[datetime]
     alias: Mapped[str | None] = mapped_column(String(512))
-    domain: Mapped[str | None] = mapped_column(String(256), index=True)
-    task: Mapped[str | None] = mapped_column(String(256), index=True)
-    architecture: Mapped[str | None] = mapped_column(String(256), index=True)
-    dataset: Mapped[str | None] = mapped_column(String(256), index=True)
+    domain: Mapped[str | None] = mapped_column(String(256))
+    task: Mapped[str | None] = mapped_column(String(256))
+    architecture: Mapped[str | None] = mapped_column(String(256))
+    dataset: Mapped[str | None] = mapped_column(String(256))
     license: Mapped[str | None] = mapped_column(String(256))
     pattern: Mapped[str | None] = mapped_column(String(256))
     quantized: Mapped[bool | None]
     sparsity: Mapped[float | None]
-    search_text: Mapped[str] = mapped_column(Text)
     yanked_at: Mapped[datetime | None]
     yank_reason: Mapped[str | None] = mapped_column(String(1024))
     deleted_at: Mapped[datetime | None]
@@ -243,6 +256,97 @@ class Token(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(128), unique=True)
     hash: Mapped[str] = mapped_column(String(64), unique=True)
+    grants: Mapped[str] = mapped_column(Text, server_default="write:*")
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+
+
+class Listing(Base):
+    """What a search sees of a model: facets, numbers and terms of its latest version, kept by `registry.listings`.
+
+    `f1` is in percent; `latency_ms` is the lowest median that was measured at batch size 1. On SQLite the FTS5 table
+    `FTS_TABLE` indexes the terms, and triggers keep it; on PostgreSQL a GIN index does.
+    """
+
+    __tablename__ = "listings"
+    __table_args__ = (Index("ix_listings_family", "task", "dataset", "architecture"),)
+
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), primary_key=True, autoincrement=False)
+    version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"), index=True)
+    full_name: Mapped[str] = mapped_column(String(512))
+    private: Mapped[bool]
+    domain: Mapped[str | None] = mapped_column(String(256))
+    task: Mapped[str | None] = mapped_column(String(256))
+    architecture: Mapped[str | None] = mapped_column(String(256))
+    dataset: Mapped[str | None] = mapped_column(String(256))
+    license: Mapped[str | None] = mapped_column(String(256))
+    pattern: Mapped[str | None] = mapped_column(String(256))
+    quantized: Mapped[bool | None]
+    sparsity: Mapped[float | None]
+    size_bytes: Mapped[int]
+    f1: Mapped[float | None]
+    latency_ms: Mapped[float | None]
+    terms: Mapped[str] = mapped_column(Text().with_variant(TSVECTOR(), "postgresql"))
+
+
+class Benchmark(Base):
+    """One measurement of a version on named hardware. The digest of what was sent makes sending it again harmless."""
+
+    __tablename__ = "benchmarks"
+    __table_args__ = (
+        UniqueConstraint("version_id", "digest"),
+        CheckConstraint("threads >= 1 AND cores >= 1 AND batch_size >= 1", name="counts"),
+        CheckConstraint("median_ms > 0 AND items_per_second > 0", name="times"),
+        Index("ix_benchmarks_cpu_batch_size", "cpu", "batch_size"),
+        Index("ix_benchmarks_isa_batch_size", "isa", "batch_size"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    version_id: Mapped[int] = mapped_column(ForeignKey("versions.id"))
+    digest: Mapped[str] = mapped_column(String(71))
+    cpu: Mapped[str] = mapped_column(String(128))
+    isa: Mapped[str] = mapped_column(String(32))
+    cores: Mapped[int]
+    threads: Mapped[int]
+    engine: Mapped[str] = mapped_column(String(64))
+    batch_size: Mapped[int]
+    sequence_length: Mapped[int | None]
+    items_per_second: Mapped[float]
+    median_ms: Mapped[float]
+    measured_at: Mapped[datetime]
+    published_by: Mapped[str | None] = mapped_column(String(128))
+    record: Mapped[str] = mapped_column(Text)
+
+
+class Scope(Base):
+    """A scope that an operator has spoken about; one without a row is public."""
+
+    __tablename__ = "scopes"
+
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+    private: Mapped[bool]
+    changed_at: Mapped[datetime]
+
+
+class Offer(Base):
+    """Who sent a blob's bytes: only they, and readers of a model that has it, may publish or read it."""
+
+    __tablename__ = "offers"
+
+    digest: Mapped[str] = mapped_column(ForeignKey("blobs.digest", ondelete="CASCADE"), primary_key=True)
+    token_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+
+
+class AuditEntry(Base):
+    """Who changed what, and when; written in the transaction of the change itself."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    actor: Mapped[str | None] = mapped_column(String(128))
+    address: Mapped[str | None] = mapped_column(String(64))
+    action: Mapped[str] = mapped_column(String(32))
+    target: Mapped[str] = mapped_column(String(600), index=True)
+    detail: Mapped[str | None] = mapped_column(String(1024))

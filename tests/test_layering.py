@@ -27,7 +27,7 @@ HOMES = {
     "httpx": ("zoo/client.py", "zoo/retry.py", "zoo/problems.py"),
     "cffi": ("engine/runtime.py",),
 }
-REGISTRY_MAY_TAKE = {"zoo.stub", "zoo.manifest", "zoo.recipe", "zoo.errors"}
+REGISTRY_MAY_TAKE = {"zoo.stub", "zoo.manifest", "zoo.recipe", "zoo.schedule", "zoo.benchmark", "zoo.errors"}
 ENGINE_MAY_TAKE = {"zoo", "zoo.answers", "zoo.squad", "zoo.errors"}
 
 

@@ -24,6 +24,7 @@ from weakref import WeakSet
 
 import httpx
 
+from zoo.benchmark import BenchmarkRecord, Hardware
 from zoo.disk import CHUNK_BYTES
 from zoo.errors import IntegrityError, UnavailableError, ZooError
 from zoo.manifest import Manifest
@@ -32,7 +33,7 @@ from zoo.progress import ZooWarning
 from zoo.retry import TransientError, repeat
 from zoo.settings import APP, Settings, SettingsError
 from zoo.stub import Stub
-from zoo.version import SearchPage, VersionSummary, VersionView
+from zoo.version import BenchmarkView, BestPage, SearchPage, VersionSummary, VersionView
 
 BASE = "/api/v1"
 MAX_REDIRECTS = 5
@@ -105,6 +106,16 @@ class RegistryClient:
     def versions(self, stub: Stub) -> tuple[VersionSummary, ...]:
         """All versions of a model."""
         return tuple(VersionSummary.parse(item) for item in _items(self._get("/versions", {"stub": str(stub)})))
+
+    def post_benchmark(self, stub: Stub, record: BenchmarkRecord) -> BenchmarkView:
+        """Adds a measurement to the version that the stub names; sending the same one again changes nothing."""
+        body = {"stub": str(stub), "record": record.model_dump(mode="json", exclude_none=True)}
+        return BenchmarkView.parse(self._call("POST", "/benchmarks", body=body))
+
+    def best(self, hardware: Hardware, *, limit: int = 10, **wanted: object) -> BestPage:
+        """The models with the highest F1 on this hardware; wanted are f1_min (percent), latency_max_ms, task, ..."""
+        asked = {"cpu": hardware.cpu, "isa": hardware.isa, "cores": hardware.cores, "limit": limit, **wanted}
+        return BestPage.parse(self._get("/best", {k: _plain(v) for k, v in asked.items() if v not in (None, "")}))
 
     def whoami(self) -> dict[str, Any]:
         """What the registry knows of the token."""

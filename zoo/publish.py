@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
+from zoo.benchmark import BenchmarkRecord, this_hardware
 from zoo.client import RegistryClient
 from zoo.disk import hash_file
 from zoo.errors import AccessError, IntegrityError, StubError, UnavailableError, ZooError
@@ -15,7 +18,7 @@ from zoo.problems import MissingBlobsError
 from zoo.progress import Meter, Progress
 from zoo.settings import Settings
 from zoo.stub import Stub, is_tag
-from zoo.version import VersionView
+from zoo.version import BenchmarkView, VersionView
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,52 @@ def publish(
             uploaded_bytes += _upload(client, manifest, frozenset(error.digests), sources, progress)
             view, created = client.post_version(manifest, wanted_tags, target.version)
     return _published(view, created, uploaded_bytes, layout)
+
+
+class Measured(Protocol):
+    """What a benchmark reports: times of single runs in milliseconds, each of `batch_size` items."""
+
+    @property
+    def engine(self) -> str: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def sequence_length(self) -> int: ...  # noqa: D102
+    @property
+    def num_cores(self) -> int | None: ...  # noqa: D102
+    @property
+    def seconds(self) -> float: ...  # noqa: D102
+    @property
+    def iterations(self) -> int: ...  # noqa: D102
+    @property
+    def items_per_second(self) -> float: ...  # noqa: D102
+    @property
+    def median_ms(self) -> float: ...  # noqa: D102
+    @property
+    def percentiles_ms(self) -> Mapping[str, float]: ...  # noqa: D102
+
+
+def publish_benchmark(stub: str | Stub, measured: Measured, *, settings: Settings | None = None) -> BenchmarkView:
+    """Adds what was measured on this machine to the version that the stub names.
+
+    Raises `StubError`, `AccessError`, `NotFoundError`, `UnavailableError`.
+    """
+    hardware = this_hardware()
+    record = BenchmarkRecord(
+        hardware=hardware,
+        engine=measured.engine,
+        threads=measured.num_cores or hardware.cores,
+        batch_size=measured.batch_size,
+        sequence_length=measured.sequence_length,
+        iterations=measured.iterations,
+        seconds=measured.seconds,
+        items_per_second=measured.items_per_second,
+        median_ms=measured.median_ms,
+        percentiles_ms=dict(measured.percentiles_ms),
+        measured_at=datetime.now(UTC),
+    )
+    with RegistryClient(settings or Settings.load()) as client:
+        return client.post_benchmark(stub if isinstance(stub, Stub) else Stub.parse(stub), record)
 
 
 def _check_rights(client: RegistryClient) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from zoo.benchmark import BenchmarkRecord
 from zoo.errors import IntegrityError, ManifestError, UnavailableError
 from zoo.manifest import Digest, Manifest, Metadata, StubText
 from zoo.stub import Stub, is_tag
@@ -107,3 +108,28 @@ class SearchPage(_Answer):
 
     items: tuple[ModelSummary, ...]
     next_cursor: str | None = None
+
+
+class BenchmarkView(_Answer):
+    """A measurement of a version, as a registry keeps it."""
+
+    name: StubText
+    version: VersionNumber
+    record: BenchmarkRecord
+    published_by: str | None = None
+
+
+class BestModel(_Answer):
+    """A model that meets what was asked, with the run that shows it. `f1` is in percent."""
+
+    name: StubText
+    version: VersionNumber
+    f1: float | None = None
+    benchmark: BenchmarkView
+
+
+class BestPage(_Answer):
+    """The models that meet what was asked, best first; `measured_on` is "cpu", or "isa" for CPUs like it."""
+
+    items: tuple[BestModel, ...]
+    measured_on: str

@@ -6,8 +6,10 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
-from registry.auth import Caller, Gate
+from registry.auth import Gate
+from registry.benchmarks import Benchmarks
 from registry.blobs import Blobs
+from registry.caller import Caller
 from registry.service import Registry
 from registry.settings import Settings
 
@@ -28,6 +30,14 @@ def _gate(request: Request) -> Gate:
     return cast("Gate", request.app.state.gate)
 
 
+def _benchmarks(request: Request) -> Benchmarks:
+    return cast("Benchmarks", request.app.state.benchmarks)
+
+
+def _caller(request: Request) -> Caller:
+    return _gate(request).identify(request.headers.get("authorization"))
+
+
 def _writer(request: Request) -> Caller:
     return _gate(request).check_writer(request.headers.get("authorization"))
 
@@ -36,4 +46,6 @@ RegistryDep = Annotated[Registry, Depends(_registry)]
 BlobsDep = Annotated[Blobs, Depends(_blobs)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
 GateDep = Annotated[Gate, Depends(_gate)]
+BenchmarksDep = Annotated[Benchmarks, Depends(_benchmarks)]
+CallerDep = Annotated[Caller, Depends(_caller)]
 WriterDep = Annotated[Caller, Depends(_writer)]

@@ -14,7 +14,7 @@ router = APIRouter(tags=["registry"])
 @router.get("/health")
 def health(registry: RegistryDep) -> Health:
     """Answers once the database does."""
-    registry.count_models()
+    registry.count_models(limit=1)
     return Health(status="ok", version=__version__)
 
 
@@ -22,4 +22,5 @@ def health(registry: RegistryDep) -> Health:
 def whoami(request: Request, gate: GateDep) -> WhoAmI:
     """The token's name, and whether this caller may write."""
     caller = gate.identify(request.headers.get("authorization"))
-    return WhoAmI(name=caller.name, may_write=caller.may_write, expires_at=caller.expires_at)
+    scopes = [str(grant) for grant in caller.grants]
+    return WhoAmI(name=caller.name, may_write=caller.may_write, scopes=scopes, expires_at=caller.expires_at)

@@ -6,13 +6,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from registry.routes.depends import RegistryDep
+from registry.routes.depends import CallerDep, RegistryDep
 from registry.schemas import ModelPage, SearchIn
 
 router = APIRouter(tags=["models"])
 
 
 @router.get("/models")
-def search(wanted: Annotated[SearchIn, Query()], registry: RegistryDep) -> ModelPage:
+def search(wanted: Annotated[SearchIn, Query()], registry: RegistryDep, caller: CallerDep) -> ModelPage:
     """Models that match every filter, newest first; follow `next_cursor` for more."""
-    return registry.search(wanted)
+    return registry.search(wanted, caller)

@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
+from registry.caller import ANYONE
 from registry.card import MAX_CARD_BYTES, render_card
 from registry.chart import MAX_REPORT_BYTES, Chart, read_chart
 from registry.routes.depends import RegistryDep, SettingsDep
@@ -44,7 +45,7 @@ def index(wanted: Annotated[SearchIn, Query()], registry: RegistryDep) -> Respon
         "found": found,
         "following": following,
         "is_filtered": bool(fields.keys() - {"limit"}),
-        "facets": registry.facets(),
+        "facets": registry.count_facets(wanted, ANYONE, 1_000)[1],
         "total": registry.count_models(),
     }
     return page("index.html", values)

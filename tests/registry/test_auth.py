@@ -32,7 +32,8 @@ def put(client: TestClient, headers: dict[str, str]) -> Any:
 
 def test_the_first_token_closes_writing_and_reading_stays_open(site: Site, client: TestClient) -> None:
     small().publish(client)
-    assert client.get("/api/v1/whoami").json() == {"name": None, "may_write": True, "expires_at": None}
+    anyone = {"name": None, "may_write": True, "scopes": ["write:*"], "expires_at": None}
+    assert client.get("/api/v1/whoami").json() == anyone
     token = site.token()
     for method, path in WRITES:
         answer = client.request(method, path, content=b"{}", headers={"Content-Type": "application/json"})
@@ -42,7 +43,7 @@ def test_the_first_token_closes_writing_and_reading_stays_open(site: Site, clien
     assert client.get("/api/v1/resolve", params={"stub": "zoo:tiny"}).status_code == 200
     assert put(client, bearer(token)).status_code == 201
     who = client.get("/api/v1/whoami", headers=bearer(token)).json()
-    assert who == {"name": "writer", "may_write": True, "expires_at": None}
+    assert who == {"name": "writer", "may_write": True, "scopes": ["write:*"], "expires_at": None}
 
 
 def test_row_35_expired_revoked_unknown_and_malformed_tokens_are_401(site: Site, client: TestClient) -> None:

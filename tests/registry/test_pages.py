@@ -68,13 +68,13 @@ def test_the_list_shows_models_and_filters_without_scripts(client: TestClient) -
 
 def test_the_list_has_pages(client: TestClient) -> None:
     for number in range(5):
-        small(f"zoo:m{number}").publish(client)
-    first = get(client, "/?limit=3&q=m")
+        small(f"zoo:model-m{number}").publish(client)
+    first = get(client, "/?limit=3&q=model")
     following = re.search(r'rel="next" href="([^"]+)"', first)
     assert following
     second = get(client, following[1].replace("&amp;", "&"))
-    assert "/models/m0" in second
-    assert "/models/m4" not in second
+    assert "/models/model-m0" in second
+    assert "/models/model-m4" not in second
     assert 'rel="next"' not in second
 
 

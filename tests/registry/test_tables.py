@@ -45,7 +45,6 @@ def version(**values: Any) -> Version:
         "manifest": b"{}",
         "size_bytes": 0,
         "created_at": NOW,
-        "search_text": "",
     }
     return Version(**{**plain, **values})
 

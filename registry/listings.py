@@ -1,0 +1,191 @@
+"""Listings: the rows that a search reads, kept beside the versions they describe, and the search itself."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Column, ColumnElement, FromClause, Integer, Select, cast, exists, func, literal_column, select
+from sqlalchemy import table as sql_table
+from sqlalchemy.dialects.postgresql import TSQUERY
+from sqlalchemy.orm import Session
+
+from registry.caller import Caller
+from registry.queries import LATEST, visible
+from registry.schemas import SearchIn
+from registry.tables import FTS_TABLE, Benchmark, Listing, Tag, Version
+from registry.terms import BOUNDS, FACETS, listing_terms, search_terms, words
+from zoo.stub import PREFIX
+
+WINDOW = 20_000  # listings that PostgreSQL filters one by one, newest first, before it asks its index of terms
+ENOUGH = 101  # with so many among them, what is looked for is common
+_EQUAL = (*FACETS, "quantized")
+_LISTINGS = Listing.__table__
+_FTS = sql_table(FTS_TABLE, Column("rowid", Integer))
+
+
+# --- keeping them
+
+
+def refresh(session: Session, model_id: int) -> None:
+    """Makes a model's listing say what its latest version does; a model without one has no listing."""
+    session.flush()
+    statement = select(Version).join(Tag, (Tag.version_id == Version.id) & (Tag.tag == LATEST))
+    version = session.scalar(statement.where(Tag.model_id == model_id))
+    if version is not None:
+        session.merge(_listing(version, latency_of(session, version.id)))
+    elif (listing := session.get(Listing, model_id)) is not None:
+        session.delete(listing)
+    session.flush()
+
+
+def complete(session: Session) -> None:
+    """Makes the listings that models lack, as after a migration."""
+    lacking = select(Tag.model_id).where(Tag.tag == LATEST, ~exists().where(Listing.model_id == Tag.model_id))
+    for model_id in session.scalars(lacking).all():
+        refresh(session, model_id)
+        session.expunge_all()
+
+
+def latency_of(session: Session, version_id: int) -> float | None:
+    """The lowest median in milliseconds that a version was measured to have at batch size 1."""
+    mine = (Benchmark.version_id == version_id) & (Benchmark.batch_size == 1)
+    return session.scalar(select(func.min(Benchmark.median_ms)).where(mine))
+
+
+def f1_of(metrics: Mapping[str, Any]) -> float | None:
+    """F1 in percent from a manifest's metrics, where 0.87 and 87 mean the same."""
+    value = next((metrics[name] for name in ("f1", "F1", "eval_f1") if name in metrics), None)
+    if value is None or not 0 <= value <= 100:
+        return None
+    return float(value * 100 if value <= 1 else value)
+
+
+def _listing(version: Version, latency_ms: float | None) -> Listing:
+    facts = json.loads(version.manifest).get("metadata", {})
+    facets = {name: facts.get(name) for name in _EQUAL}
+    numbers = {
+        "sparsity": facts.get("sparsity"),
+        "size_bytes": version.size_bytes,
+        "f1": f1_of(facts.get("metrics", {})),
+        "latency_ms": latency_ms,
+    }
+    model = version.model
+    return Listing(
+        model_id=model.id,
+        version_id=version.id,
+        full_name=model.full_name,
+        private=model.private,
+        terms=listing_terms(
+            (model.full_name, (version.alias or "").removeprefix(PREFIX)),
+            facts.get("description") or "",
+            facets,
+            numbers,
+            public=not model.private,
+        ),
+        **facets,
+        **numbers,
+    )
+
+
+# --- finding them
+
+
+class _Search(NamedTuple):
+    """A search as both databases need it: what must hold, which columns to return, and below which id to begin."""
+
+    wanted: SearchIn
+    terms: list[str]
+    caller: Caller
+    columns: Sequence[str]
+    below: int | None
+    limit: int
+
+    def select_from(self, rows: FromClause) -> Select[Any]:
+        """The matching rows of the listings or of a part of them, terms left aside."""
+        return select(*(rows.c[name] for name in self.columns)).where(*self._conditions(rows))
+
+    def older(self, identifier: ColumnElement[Any]) -> list[ColumnElement[bool]]:
+        """That a row comes after the page before."""
+        return [] if self.below is None else [identifier < self.below]
+
+    def _conditions(self, rows: FromClause) -> Iterator[ColumnElement[bool]]:
+        for name in _EQUAL:
+            if (value := getattr(self.wanted, name)) is not None:
+                yield rows.c[name] == value
+        for bound in BOUNDS:
+            limit, column = getattr(self.wanted, bound.wanted), rows.c[bound.column]
+            if limit is not None:
+                yield column >= limit if bound.is_minimum else column <= limit
+        if not self.caller.sees_everything:
+            yield visible(self.caller, rows.c)
+
+
+def search(
+    session: Session, wanted: SearchIn, caller: Caller, columns: Sequence[str], below: int | None, limit: int
+) -> Sequence[Any]:
+    """The asked columns of the listings that match, newest model first.
+
+    A model's id never changes, so no model is skipped or repeated while others are published between two pages.
+    """
+    if wanted.q.strip() and not words(wanted.q):
+        return ()
+    terms = search_terms(wanted, only_public=not caller.grants)
+    asked = _Search(wanted, terms, caller, columns, below, limit)
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
+    return _search_fts5(session, asked) if is_sqlite else _search_tsvector(session, asked)
+
+
+def _search_fts5(session: Session, asked: _Search) -> Sequence[Any]:
+    """FTS5 yields rows in the order of their ids as it finds them, so that a page costs what it shows."""
+    query, statement = " AND ".join(f'"{term}"' for term in asked.terms), asked.select_from(_LISTINGS)
+    rows: ColumnElement[int] = _LISTINGS.c.model_id
+    if query:
+        joined = _FTS.join(_LISTINGS, _FTS.c.rowid == rows)
+        statement = statement.select_from(joined).where(literal_column(FTS_TABLE).op("MATCH")(query))
+        rows = _FTS.c.rowid
+    return session.execute(statement.where(*asked.older(rows)).order_by(rows.desc()).limit(asked.limit)).all()
+
+
+def _search_tsvector(session: Session, asked: _Search) -> Sequence[Any]:
+    """What is common is found among the newest listings; what isn't is rare, and found by the index of terms.
+
+    The planner can't choose between the two: it takes terms for independent of each other, which they aren't.
+    """
+    identifier, query = _LISTINGS.c.model_id, " & ".join(f"'{term}'" for term in asked.terms)
+    older = select(_LISTINGS).where(*asked.older(identifier))
+    newest = older.order_by(identifier.desc()).limit(WINDOW).subquery("newest")
+    statement = asked.select_from(newest).order_by(newest.c.model_id.desc()).limit(asked.limit)
+    found = session.execute(statement.where(_has(newest, query)) if query else statement).all()
+    if len(found) >= min(asked.limit, ENOUGH):
+        return found
+    rare = older.where(_has(_LISTINGS, query)).cte("rare").prefix_with("MATERIALIZED") if query else older.subquery()
+    return session.execute(asked.select_from(rare).order_by(rare.c.model_id.desc()).limit(asked.limit)).all()
+
+
+def _has(rows: FromClause, query: str) -> ColumnElement[bool]:
+    return rows.c.terms.op("@@")(cast(query, TSQUERY))
+
+
+def count_facets(session: Session, wanted: SearchIn, caller: Caller, limit: int) -> tuple[int, dict[str, Counter[str]]]:
+    """How many listings match, up to `limit`, and how often those have each value of each facet."""
+    rows = search(session, wanted, caller, FACETS, None, limit)
+    counts = {name: Counter(row[place] for row in rows if row[place]) for place, name in enumerate(FACETS)}
+    return len(rows), counts
+
+
+def count_visible(session: Session, caller: Caller, limit: int) -> int:
+    """How many models there are for the caller, up to `limit`."""
+    some = select(_LISTINGS.c.model_id)
+    if not caller.sees_everything:
+        some = some.where(visible(caller, _LISTINGS.c))
+    return session.scalar(select(func.count()).select_from(some.limit(limit).subquery())) or 0
+
+
+def family(session: Session, listing: Listing, caller: Caller, limit: int) -> Sequence[Listing]:
+    """Models of the same task, data set and architecture, newest first."""
+    alike = [getattr(Listing, name) == getattr(listing, name) for name in ("task", "dataset", "architecture")]
+    statement = select(Listing).where(*alike, visible(caller, Listing)).order_by(Listing.model_id.desc())
+    return session.scalars(statement.limit(limit)).all()

@@ -112,7 +112,10 @@ class Dequantize:
 
 @dataclass(frozen=True)
 class LinearF32:
-    """y = act(x W^T + bias); x f32 [T, K], W [N, K], y f32 [T, N]."""
+    """y = act(x W^T + bias); x f32 [T, K], W [N, K], y f32 [T, N].
+
+    Which kernel runs it, sparse or dense, is chosen when the plan is packed.
+    """
 
     name: str
     input: BufferId

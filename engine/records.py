@@ -44,6 +44,7 @@ OPS: Final = (
     "select",
     "output",
     "dequantize",
+    "sparse_f32",
 )
 ACTIVATIONS: Final[tuple[Activation, ...]] = ("none", "gelu", "relu", "tanh")
 SOURCES: Final = ("input", "position", "constant")
@@ -122,8 +123,14 @@ def _conversion(op: str, step: Quantize | Dequantize) -> Record:
 def _linear_f32(step: LinearF32, _: Program) -> Record:
     pack.check_linear(step)
     rows, depth = step.weight.shape
-    blobs = (pack.dense_f32(_f32(step.weight)), pack.pad_rows(_f32(step.bias)))
-    attributes = (depth, rows, ACTIVATIONS.index(step.activation))
+    weight, bias = _f32(step.weight), pack.pad_rows(_f32(step.bias))
+    attributes = [depth, rows, ACTIVATIONS.index(step.activation)]
+    if pack.is_sparse_f32(weight):
+        sparse = pack.sparse_f32(weight)
+        attributes += [0, sparse.chunk]
+        packed = (sparse.blocks, bias, None, None, sparse.starts, sparse.indices)
+        return Record("sparse_f32", step.name, (step.input,), (step.out,), attributes, (), packed)
+    blobs = (pack.dense_f32(weight), bias)
     return Record("linear_f32", step.name, (step.input,), (step.out,), attributes, (), blobs)
 
 

@@ -169,19 +169,34 @@ static void gemm_f32_item(void *context, uint32_t item, uint32_t worker) {
   j->kernels->gemm_f32(&j->args.linear_f32, r[0], r[1], r[2], r[3]);
 }
 
+static void spmm_f32_item(void *context, uint32_t item, uint32_t worker) {
+  const job *j = context;
+  uint32_t r[4];
+  linear_part(j, item, SPW_SPARSE_F32_TILES, r);
+  j->kernels->spmm_f32(&j->args.linear_f32, r[0], r[1], r[2], r[3], scratch_of(j, worker));
+}
+
 static void run_linear_f32(job *j) {
   const spw_session *s = j->session;
   const spw_file_step *step = j->step;
+  bool sparse = step->op == SPW_SPARSE_F32;
   j->args.linear_f32 = (spw_linear_f32){
       .x = tiles_of(s, step->in[0]),
       .y = tiles_of(s, step->out[0]),
       .weights = spw_blob(s->plan, step, BLOB_WEIGHTS),
       .bias = spw_blob(s->plan, step, BLOB_BIAS),
+      .starts = sparse ? spw_blob(s->plan, step, BLOB_STARTS) : NULL,
+      .indices = sparse ? spw_blob(s->plan, step, BLOB_INDICES) : NULL,
       .k = step->attributes[LINEAR_K],
       .n = step->attributes[LINEAR_N],
+      .chunk = step->attributes[LINEAR_CHUNK],
       .activation = (spw_activation)step->attributes[LINEAR_ACTIVATION],
   };
-  run_linear(j, gemm_f32_item, step->attributes[LINEAR_N], SPW_DENSE_TILES * 3);
+  if (sparse) {
+    run_linear(j, spmm_f32_item, step->attributes[LINEAR_N], SPW_SPARSE_F32_TILES);
+  } else {
+    run_linear(j, gemm_f32_item, step->attributes[LINEAR_N], SPW_DENSE_TILES * 3);
+  }
 }
 
 static void gemm_s8_item(void *context, uint32_t item, uint32_t worker) {
@@ -363,6 +378,7 @@ static void (*const runs[SPW_OP_COUNT])(job *) = {
     [SPW_LAYERNORM] = run_layernorm,
     [SPW_QUANTIZE] = run_quantize,
     [SPW_LINEAR_F32] = run_linear_f32,
+    [SPW_SPARSE_F32] = run_linear_f32,
     [SPW_LINEAR_U8] = run_linear_u8,
     [SPW_SPARSE_U8] = run_linear_u8,
     [SPW_ATTENTION_F32] = run_attention,

@@ -61,6 +61,7 @@ typedef enum spw_op {
   SPW_SELECT,
   SPW_OUTPUT,
   SPW_DEQUANTIZE,
+  SPW_SPARSE_F32,
   SPW_OP_COUNT
 } spw_op;
 
@@ -98,6 +99,7 @@ struct spw_plan {
   spw_output *outputs;
   uint32_t output_count;
   uint32_t position_limit; /* most tokens of a sequence that every position table holds */
+  bool has_sparse_f32;
   uint32_t max_rows, max_chunk, max_layernorm, max_f32_attention, max_u8_head; /* for the scratch */
 };
 

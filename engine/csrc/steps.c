@@ -161,18 +161,27 @@ static spw_status check_linear_u8(check *c) {
   return blob(c, BLOB_WEIGHTS, rows * round_up(c->step->attributes[LINEAR_K], 4), 1);
 }
 
-/* Every start follows the one before, and every index lies in its own chunk of the input. */
-static spw_status check_blocks(const check *c, uint64_t rows, uint64_t chunks, uint32_t groups) {
+/* The constants of a sparse weight of which one item covers `width` input channels and takes `item` bytes: every
+ * start follows the one before, and every index lies in its own chunk of the input. */
+static spw_status check_sparse(check *c, uint32_t width, uint64_t item) {
+  uint64_t rows = round_up(c->step->attributes[LINEAR_N], SPW_ROW_BLOCK);
+  uint32_t columns = (uint32_t)round_up(c->step->attributes[LINEAR_K], width) / width;
+  uint32_t chunk = c->step->attributes[LINEAR_CHUNK], per_chunk = chunk / width;
+  REQUIRE(c, chunk >= width && chunk % width == 0 && chunk <= 65536, "its chunk size is invalid");
+  uint64_t chunks = round_up(columns, per_chunk) / per_chunk;
+  uint64_t count = c->step->blobs[BLOB_INDICES].size / sizeof(uint16_t);
+  REQUIRE(c, count <= rows * columns, "it has more blocks than its weight");
+  TRY(blob(c, BLOB_STARTS, rows * chunks + 1, sizeof(uint32_t)));
+  TRY(blob(c, BLOB_INDICES, count, sizeof(uint16_t)));
+  TRY(blob(c, BLOB_WEIGHTS, count, item));
   const uint32_t *starts = spw_blob(c->plan, c->step, BLOB_STARTS);
   const uint16_t *indices = spw_blob(c->plan, c->step, BLOB_INDICES);
-  uint64_t blocks = c->step->blobs[BLOB_INDICES].size / sizeof *indices;
-  uint32_t per_chunk = c->step->attributes[LINEAR_CHUNK] / 4;
-  REQUIRE(c, starts[0] == 0 && starts[rows * chunks] == blocks, "its blocks don't fill its rows");
+  REQUIRE(c, starts[0] == 0 && starts[rows * chunks] == count, "its blocks don't fill its rows");
   for (uint64_t i = 0; i < rows * chunks; i++)
     REQUIRE(c, starts[i] <= starts[i + 1], "a row of its blocks ends before it starts");
-  for (uint64_t chunk = 0; chunk < chunks; chunk++) {
-    uint64_t left = groups - chunk * per_chunk, limit = left < per_chunk ? left : per_chunk;
-    for (uint64_t b = starts[chunk * rows]; b < starts[(chunk + 1) * rows]; b++)
+  for (uint64_t i = 0; i < chunks; i++) {
+    uint64_t left = columns - i * per_chunk, limit = left < per_chunk ? left : per_chunk;
+    for (uint64_t b = starts[i * rows]; b < starts[(i + 1) * rows]; b++)
       REQUIRE(c, indices[b] < limit, "a block's index lies outside its input");
   }
   return SPW_OK;
@@ -180,19 +189,16 @@ static spw_status check_blocks(const check *c, uint64_t rows, uint64_t chunks, u
 
 static spw_status check_sparse_u8(check *c) {
   TRY(check_integer_linear(c));
-  uint64_t rows = round_up(c->step->attributes[LINEAR_N], SPW_ROW_BLOCK);
-  uint32_t chunk = c->step->attributes[LINEAR_CHUNK];
-  uint32_t groups = (uint32_t)round_up(c->step->attributes[LINEAR_K], 4) / 4;
-  REQUIRE(c, chunk >= 4 && chunk % 4 == 0 && chunk <= 65536, "its chunk size is invalid");
-  uint64_t chunks = (groups + chunk / 4 - 1) / (chunk / 4);
-  uint64_t blocks = c->step->blobs[BLOB_INDICES].size / 2;
-  REQUIRE(c, blocks <= rows * groups, "it has more blocks than its weight");
-  TRY(blob(c, BLOB_STARTS, rows * chunks + 1, sizeof(uint32_t)));
-  TRY(blob(c, BLOB_INDICES, blocks, sizeof(uint16_t)));
-  TRY(blob(c, BLOB_WEIGHTS, blocks, 4));
-  c->plan->max_rows = larger(c->plan->max_rows, (uint32_t)rows);
-  c->plan->max_chunk = larger(c->plan->max_chunk, chunk);
-  return check_blocks(c, rows, chunks, groups);
+  TRY(check_sparse(c, 4, 4));
+  c->plan->max_rows = larger(c->plan->max_rows, (uint32_t)round_up(c->step->attributes[LINEAR_N], SPW_ROW_BLOCK));
+  c->plan->max_chunk = larger(c->plan->max_chunk, c->step->attributes[LINEAR_CHUNK]);
+  return SPW_OK;
+}
+
+static spw_status check_sparse_f32(check *c) {
+  TRY(check_linear(c, F32));
+  c->plan->has_sparse_f32 = true;
+  return check_sparse(c, 1, sizeof(float));
 }
 
 static spw_status check_attention(check *c, kind type) {
@@ -273,6 +279,7 @@ static spw_status (*const checks[SPW_OP_COUNT])(check *) = {
     [SPW_LINEAR_F32] = check_linear_f32,
     [SPW_LINEAR_U8] = check_linear_u8,
     [SPW_SPARSE_U8] = check_sparse_u8,
+    [SPW_SPARSE_F32] = check_sparse_f32,
     [SPW_ATTENTION_F32] = check_attention_f32,
     [SPW_ATTENTION_U8] = check_attention_u8,
     [SPW_ADD] = check_add,

@@ -23,7 +23,7 @@ enum {
   LINEAR_N = 1,
   LINEAR_ACTIVATION = 2,
   LINEAR_OUT_ZERO = 3,
-  LINEAR_CHUNK = 4, /* sparse: input channels of one chunk, a multiple of 4 */
+  LINEAR_CHUNK = 4, /* sparse: input channels of one chunk; a multiple of 4 where they are uint8 */
   /* scalars[0]: output scale */
   BLOB_WEIGHTS = 0,
   BLOB_BIAS = 1,

@@ -179,5 +179,6 @@ def tiny_bert(layers: int = 1, channels: int = 16, sparsity: float = 0.8, seed: 
         out = b.linear_u8(wide, weight(channels, 4 * channels), 128, scale, real(channels))
         h, hq = b.layernorm(out, h, real(channels) + 1, real(channels), q)
     head = b.linear_f32(h, real(2, channels), real(2))
-    pooled = b.linear_f32(b.select(b.dequantize(hq, q)), real(3, channels), real(3), "tanh")
+    few = np.where(rng.random((3, channels)) < sparsity, 0, real(3, channels))
+    pooled = b.linear_f32(b.select(b.dequantize(hq, q)), few, real(3), "tanh")
     return b.done(start=(head, 0), end=(head, 1), hidden=h, pooled=pooled)

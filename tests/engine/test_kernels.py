@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine import plan
+from engine import pack, plan
 from engine.program import Activate, Program, Quantization
 from engine.runtime import CompiledModel, load_library
 from tests.engine.programs import BYTES, Builder, softmax_attention, sparsify
@@ -131,6 +131,22 @@ def test_float_linear_follows_float64(monkeypatch: pytest.MonkeyPatch, tokens: i
     program = b.done(y=b.linear_f32(b.rows(x), weight, bias))
     y = run_all(monkeypatch, program, {"ids": ids(tokens)})["y"][0]
     assert np.allclose(y, x @ weight.T + bias, rtol=1e-4, atol=2e-6 * depth)
+
+
+@pytest.mark.parametrize("density", [0, 0.1, 0.5])
+@pytest.mark.parametrize(("tokens", "depth", "rows"), EDGES)
+def test_sparse_float_linear_equals_dense_to_the_bit(
+    monkeypatch: pytest.MonkeyPatch, tokens: int, depth: int, rows: int, density: float
+) -> None:
+    rng = np.random.default_rng(tokens)
+    x, weight, bias = rng.normal(size=(tokens, depth)), rng.normal(size=(rows, depth)), rng.normal(size=rows)
+    b = Builder("ids")
+    few = np.where(rng.random(weight.shape) < density, weight, 0)
+    program = b.done(y=b.linear_f32(b.rows(x), few, bias, "gelu"))
+    sparse = run_all(monkeypatch, program, {"ids": ids(tokens)})["y"]
+    monkeypatch.setattr(pack, "SPARSE_F32_THRESHOLD", 0)
+    dense = run_all(monkeypatch, program, {"ids": ids(tokens)})["y"]
+    assert sparse.tobytes() == dense.tobytes()
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 5, 64, 65])

@@ -69,6 +69,7 @@ def test_dump_names_everything(tmp_path: Path) -> None:
         "layernorm",
         "attention_u8",
         "sparse_u8",
+        "sparse_f32",
         "dequantize    dequantize: [",
         "output        pooled",
     ):
@@ -139,6 +140,10 @@ def first_step(op: str) -> int:
         ("quantizing", 0, 0, ""),
         ("sparse_u8", 32, 70_000, "wrong width|size is invalid"),
         ("sparse_u8", 48, 3, "chunk size is invalid"),
+        ("sparse_f32", 32, 70_000, "wrong width"),
+        ("sparse_f32", 48, 0, "chunk size is invalid"),
+        ("sparse_f32", 48, 65_537, "chunk size is invalid"),
+        ("sparse_f32", 48, 1, "wrong size"),
         ("attention_u8", 32, 3, "wrong width"),
         ("attention_u8", 40, 7, "mask is no input"),
         ("embed", 48, 1 << 31, "no rows or too many"),
@@ -182,8 +187,9 @@ def test_overlapping_buffers_are_refused() -> None:
         open_bytes(rewritten(PLAN, second, "<Q", 0))
 
 
-def test_sparse_indices_are_checked() -> None:
-    at = first_step("sparse_u8")
+@pytest.mark.parametrize("op", ["sparse_u8", "sparse_f32"])
+def test_sparse_indices_are_checked(op: str) -> None:
+    at = first_step(op)
     (constants,) = struct.unpack_from("<Q", PLAN, 88)
     offset, size = struct.unpack_from("<2Q", PLAN, at + 160 + 5 * 16)
     assert size > 0
@@ -203,6 +209,14 @@ def test_packed_weights_hold_every_value() -> None:
     floats = pack.dense_f32(weight.astype(np.float32))
     assert np.array_equal(floats.transpose(0, 2, 1).reshape(16, -1)[:13], weight)
 
+    single, values = pack.sparse_f32(weight.astype(np.float32)), np.zeros((16, 1030))
+    for i in range(len(single.starts) - 1):
+        chunk, row = divmod(i, 16)
+        span = slice(single.starts[i], single.starts[i + 1])
+        values[row, single.indices[span] + chunk * single.chunk] = single.blocks[span]
+    assert np.array_equal(values[:13], weight)
+    assert single.starts[-1] == len(single.blocks) == np.count_nonzero(weight)
+
     sparse, unpacked = pack.sparse_s8(weight), np.zeros((16, 258, 4), np.int8)
     for i in range(len(sparse.starts) - 1):
         chunk, row = divmod(i, 16)
@@ -217,6 +231,9 @@ def test_the_kernel_follows_the_fill() -> None:
     weight = rng.integers(1, 128, (64, 64)).astype(np.int8)
     assert not pack.is_sparse(weight)
     assert pack.is_sparse(sparsify(rng, weight, 0.8).astype(np.int8))
+    floats = weight.astype(np.float32)
+    assert not pack.is_sparse_f32(floats)
+    assert pack.is_sparse_f32(np.where(rng.random(floats.shape) < 0.8, 0, floats).astype(np.float32))
 
 
 def test_steps_that_do_not_fit_are_refused() -> None:

@@ -12,7 +12,7 @@
 #endif
 #define SPW_FUNCTION SPW_INLINE
 
-enum { S8_ROWS = 2, S8_TILES = 1, F32_ROWS = 4, F32_TILES = 1, SPARSE_TILES = 2 };
+enum { S8_ROWS = 2, S8_TILES = 1, F32_ROWS = 4, F32_TILES = 1, SPARSE_TILES = 2, SPARSE_F32_TILES = 4 };
 
 typedef struct { __m256 lo, hi; } vf;
 typedef struct { __m256i lo, hi; } vi;

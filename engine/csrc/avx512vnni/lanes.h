@@ -12,7 +12,7 @@
 #endif
 #define SPW_FUNCTION SPW_INLINE
 
-enum { S8_ROWS = 8, S8_TILES = 3, F32_ROWS = 8, F32_TILES = 3, SPARSE_TILES = 8 };
+enum { S8_ROWS = 8, S8_TILES = 3, F32_ROWS = 8, F32_TILES = 3, SPARSE_TILES = 8, SPARSE_F32_TILES = 4 };
 
 typedef __m512 vf;
 typedef __m512i vi;

@@ -7,6 +7,7 @@
 _Static_assert((int)S8_TILES <= (int)SPW_DENSE_TILES && (int)F32_TILES <= (int)SPW_DENSE_TILES &&
                    (int)SPARSE_TILES <= (int)SPW_SPARSE_TILES,
                "the scratch memory is sized for at most this many tiles");
+_Static_assert((int)SPARSE_F32_TILES <= (int)SPW_SPARSE_F32_TILES, "as above");
 _Static_assert((int)SPW_ROW_BLOCK % (int)S8_ROWS == 0 && (int)SPW_ROW_BLOCK % (int)F32_ROWS == 0,
                "rows are packed in these blocks");
 

@@ -123,20 +123,28 @@ static void test_linear_u8(const spw_kernels *reference, const spw_kernels *k, i
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) drop(all[i]);
 }
 
-static void test_gemm_f32(const spw_kernels *reference, const spw_kernels *k) {
-  uint32_t count = pick(1, 9), n = pick(1, 40), depth = pick(1, 70), rows = rows_of(n);
-  uint32_t begin = pick(0, count - 1), end = pick(begin + 1, count);
+static void test_linear_f32(const spw_kernels *reference, const spw_kernels *k, int is_sparse) {
+  uint32_t count = pick(1, 9), n = pick(0, 9) ? pick(1, 40) : pick(200, 600), depth = pick(1, 70), rows = rows_of(n);
+  uint32_t begin = pick(0, count - 1), end = pick(begin + 1, count), chunk = pick(1, 90);
   uint32_t row_begin = pick(0, rows / 8 - 1) * 8, row_end = pick(row_begin / 8 + 1, rows / 8) * 8;
   block x = reals((size_t)count * depth * 16), w = reals((size_t)rows * depth), bias = reals(rows);
-  block expected = make(count * f32_tile(n)), got = make(count * f32_tile(n));
+  block expected = make(count * f32_tile(n)), got = make(count * f32_tile(n)), scratch = make(spw_scratch_spmm_f32());
+  sparse s = make_sparse(rows, depth, chunk, pick(0, 4) * 25);
   spw_linear_f32 step = {.x = tiles(x, f32_tile(depth)), .weights = (float *)w.data, .bias = (float *)bias.data,
-                         .k = depth, .n = n, .activation = (spw_activation)pick(0, 3)};
-  step.y = tiles(expected, f32_tile(n));
-  reference->gemm_f32(&step, begin, end, row_begin, row_end);
-  step.y = tiles(got, f32_tile(n));
-  k->gemm_f32(&step, begin, end, row_begin, row_end);
-  compare("gemm_f32", k->isa, expected, got);
-  drop(x), drop(w), drop(bias);
+                         .starts = (uint32_t *)s.starts.data, .indices = (uint16_t *)s.indices.data,
+                         .k = depth, .n = n, .chunk = chunk, .activation = (spw_activation)pick(0, 3)};
+  for (int i = 0; i < 2; i++) {
+    const spw_kernels *table = i ? k : reference;
+    step.y = tiles(i ? got : expected, f32_tile(n));
+    if (is_sparse) {
+      table->spmm_f32(&step, begin, end, row_begin, row_end, scratch.data);
+    } else {
+      table->gemm_f32(&step, begin, end, row_begin, row_end);
+    }
+  }
+  if (!margins_hold(scratch)) failures++, fprintf(stderr, "spmm_f32 %s: wrote outside its scratch\n", k->isa);
+  compare(is_sparse ? "spmm_f32" : "gemm_f32", k->isa, expected, got);
+  drop(x), drop(w), drop(bias), drop(scratch), drop(s.starts), drop(s.indices), drop(s.weights);
 }
 
 static spw_quantization random_quantization(void) {
@@ -244,7 +252,8 @@ int main(void) {
     for (int round = 0; k != NULL && round < ROUNDS; round++) {
       test_linear_u8(reference, k, 0);
       test_linear_u8(reference, k, 1);
-      test_gemm_f32(reference, k);
+      test_linear_f32(reference, k, 0);
+      test_linear_f32(reference, k, 1);
       test_attention(reference, k, 0);
       test_attention(reference, k, 1);
       test_layernorm(reference, k);

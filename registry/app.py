@@ -16,6 +16,7 @@ from registry.blobs import Blobs
 from registry.db import Database
 from registry.guard import Guard
 from registry.migrate import upgrade
+from registry.overview import Overviews
 from registry.routes import benchmarks, blobs, files, health, models, pages, problems, uploads, versions
 from registry.service import Registry
 from registry.settings import Settings
@@ -46,6 +47,7 @@ def create_app(settings: Settings) -> FastAPI:
     expires = timedelta(seconds=settings.upload_expires_s)
     app.state.registry = Registry(database, Blobs(database, open_store(settings), expires))
     app.state.benchmarks = Benchmarks(database)
+    app.state.overviews = Overviews(database)
     app.state.gate = Gate(database, settings)
     api = APIRouter(prefix="/api/v1", responses=problems.DOCUMENTED)
     for module in (health, blobs, uploads, versions, models, benchmarks):

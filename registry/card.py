@@ -27,6 +27,7 @@ def render_card(data: bytes) -> str:
         tags=_TAGS | _TABLE,
         attributes={"a": {"href"}, "ol": {"start"}},
         url_schemes={"http", "https", "mailto"},
+        set_tag_attribute_values={"pre": {"tabindex": "0"}},  # long lines scroll, by keyboard too
         link_rel="nofollow noopener noreferrer",
     )
 

@@ -19,6 +19,7 @@ RegistryError
 │   ├── UnknownUploadError              UPLOAD_UNKNOWN
 │   ├── UnknownModelError               MODEL_UNKNOWN          + nearest
 │   ├── UnknownVersionError             VERSION_UNKNOWN
+│   ├── UnknownRecipeError              RECIPE_UNKNOWN
 │   └── UnknownFileError                FILE_UNKNOWN
 ├── TakenError
 │   ├── VersionExistsError              VERSION_EXISTS
@@ -155,6 +156,12 @@ class UnknownFileError(UnknownError):
     """The version has no such file."""
 
     code = "FILE_UNKNOWN"
+
+
+class UnknownRecipeError(UnknownError):
+    """The version has no recipe."""
+
+    code = "RECIPE_UNKNOWN"
 
 
 class TakenError(RegistryError):

@@ -10,6 +10,7 @@ from registry.auth import Gate
 from registry.benchmarks import Benchmarks
 from registry.blobs import Blobs
 from registry.caller import Caller
+from registry.overview import Overviews
 from registry.service import Registry
 from registry.settings import Settings
 
@@ -34,6 +35,10 @@ def _benchmarks(request: Request) -> Benchmarks:
     return cast("Benchmarks", request.app.state.benchmarks)
 
 
+def _overviews(request: Request) -> Overviews:
+    return cast("Overviews", request.app.state.overviews)
+
+
 def _caller(request: Request) -> Caller:
     return _gate(request).identify(request.headers.get("authorization"))
 
@@ -48,4 +53,5 @@ SettingsDep = Annotated[Settings, Depends(_settings)]
 GateDep = Annotated[Gate, Depends(_gate)]
 BenchmarksDep = Annotated[Benchmarks, Depends(_benchmarks)]
 CallerDep = Annotated[Caller, Depends(_caller)]
+OverviewsDep = Annotated[Overviews, Depends(_overviews)]
 WriterDep = Annotated[Caller, Depends(_writer)]

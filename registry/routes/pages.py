@@ -1,4 +1,4 @@
-"""Pages for people: the list of models, one model, the API's reference."""
+"""Pages for people: the list of models, one model, its recipe, several side by side, the API's reference."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
-from registry.caller import ANYONE
 from registry.card import MAX_CARD_BYTES, render_card
 from registry.chart import MAX_REPORT_BYTES, Chart, read_chart
-from registry.routes.depends import RegistryDep, SettingsDep
+from registry.errors import UnknownRecipeError
+from registry.pictures import scatter
+from registry.recipe_view import read_run
+from registry.routes.depends import CallerDep, OverviewsDep, RegistryDep, SettingsDep
 from registry.schemas import FileView, SearchIn, VersionView
 from registry.service import Registry
 from registry.web import STATIC, model_url, page
@@ -26,6 +28,12 @@ CARD_NAMES = ("model.md", "readme.md")
 RECIPE_NAMES = ("recipe.md", "recipe.yaml")
 REPORT_NAME = "report.json"
 
+MAX_COUNTED = 1_000  # models that facets are counted among
+MAX_CHOICES = 12
+MAX_COMPARED = 6
+
+VersionQuery = Annotated[int | None, Query(ge=1, le=999_999_999)]
+
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 
@@ -35,50 +43,107 @@ def static_files() -> StaticFiles:
 
 
 @router.get("/")
-def index(wanted: Annotated[SearchIn, Query()], registry: RegistryDep) -> Response:
-    """The list of models, with a search."""
-    found = registry.search(wanted)
+def index(wanted: Annotated[SearchIn, Query()], registry: RegistryDep, caller: CallerDep) -> Response:
+    """The list of models, with a search and facets."""
+    found = registry.search(wanted, caller)
     fields = wanted.model_dump(mode="json", exclude_none=True, exclude_defaults=True, exclude={"cursor"})
     following = f"/?{urlencode({**fields, 'cursor': found.next_cursor})}" if found.next_cursor else None
+    count, facets = registry.count_facets(wanted, caller, MAX_COUNTED)
     values = {
         "wanted": wanted,
         "found": found,
         "following": following,
-        "is_filtered": bool(fields.keys() - {"limit"}),
-        "facets": registry.count_facets(wanted, ANYONE, 1_000)[1],
-        "total": registry.count_models(),
+        "chosen": {name: value for name, value in fields.items() if name != "limit"},
+        "facets": {name: _choices(fields, name, counts) for name, counts in facets.items()},
+        "count": count,
+        "is_partial": count == MAX_COUNTED,
+        "without": {name: f"/?{urlencode({k: v for k, v in fields.items() if k != name})}" for name in fields},
+        "is_empty": not registry.count_models(caller, 1),
     }
     return page("index.html", values)
+
+
+def _choices(fields: Mapping[str, Any], name: str, counts: Mapping[str, int]) -> list[tuple[str, int, str]]:
+    """The most frequent values of a facet, how many models have each, and the page that shows only those."""
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:MAX_CHOICES]
+    return [(value, count, f"/?{urlencode({**fields, name: value})}") for value, count in ranked]
 
 
 @router.get("/models/{full_name:path}")
 def model(
     full_name: Annotated[str, Path(max_length=512)],
     registry: RegistryDep,
+    overviews: OverviewsDep,
     settings: SettingsDep,
-    version: Annotated[int | None, Query(ge=1, le=999_999_999)] = None,
+    caller: CallerDep,
+    version: VersionQuery = None,
 ) -> Response:
     """One model at one version."""
     pin = f"@v{version}" if version else ""
-    view = registry.resolve(f"{PREFIX}{full_name}{pin}")
+    view = registry.resolve(f"{PREFIX}{full_name}{pin}", caller=caller)
     if view.name != PREFIX + full_name:
         return RedirectResponse(model_url(view.name, version), 307)
     manifest = Manifest.parse(view.manifest)
     recipe = _pick(view, Role.RECIPE, RECIPE_NAMES)
+    recipe_text = _read(registry, recipe, MAX_RECIPE_BYTES).decode("utf-8", "replace")
+    overview = overviews.of(f"{view.name}@v{view.version}", [recipe.sha256] if recipe else [], caller)
     values = {
         "view": view,
         "facts": manifest.metadata,
         "files": _by_role(view),
         "roles": {file.role.value for file in view.files},
-        "versions": registry.versions(view.name),
+        "versions": registry.versions(view.name, caller),
         "card": _card(registry, view),
         "chart": _chart(registry, view),
         "recipe": recipe,
-        "recipe_text": _read(registry, recipe, MAX_RECIPE_BYTES).decode("utf-8", "replace"),
+        "run": read_run(recipe_text),
+        "overview": overview,
+        "scatter": scatter(overview.family.members),
         "stub": (view.alias or view.name) + pin,
         "endpoint": settings.endpoint,
     }
     return page("model.html", values)
+
+
+@router.get("/recipes/{full_name:path}")
+def recipe(
+    full_name: Annotated[str, Path(max_length=512)],
+    registry: RegistryDep,
+    overviews: OverviewsDep,
+    caller: CallerDep,
+    version: VersionQuery = None,
+) -> Response:
+    """The recipe of a model's version: its schedule, its text, and who used it."""
+    view = registry.resolve(f"{PREFIX}{full_name}" + (f"@v{version}" if version else ""), caller=caller)
+    file = _pick(view, Role.RECIPE, RECIPE_NAMES)
+    if file is None:
+        raise UnknownRecipeError(f"{view.name}@v{view.version} has no recipe")
+    text = _read(registry, file, MAX_RECIPE_BYTES).decode("utf-8", "replace")
+    users = overviews.of(f"{view.name}@v{view.version}", [file.sha256], caller).users
+    values = {"view": view, "file": file, "text": text, "run": read_run(text), "users": users}
+    return page("recipe.html", values)
+
+
+@router.get("/compare")
+def compare(request: Request, registry: RegistryDep, overviews: OverviewsDep, caller: CallerDep) -> Response:
+    """Models side by side: the query has their names under m1, m2 and so on, as many as MAX_COMPARED."""
+    asked = [value for key, value in request.query_params.items() if key.startswith("m") and value]
+    names = list(dict.fromkeys(name.removeprefix(PREFIX) for name in asked))[:MAX_COMPARED]
+    views = [registry.resolve(PREFIX + name, caller=caller) for name in names]
+    family = overviews.side_by_side([view.name for view in views], caller)
+    columns = [(view, Manifest.parse(view.manifest).metadata) for view in views]
+    metrics = list(dict.fromkeys(name for _, facts in columns for name in facts.metrics))
+    return page(
+        "compare.html",
+        {
+            "columns": columns,
+            "members": {member.name: member for member in family.members},
+            "metrics": metrics,
+            "cpu": family.cpu,
+            "scatter": scatter(family.members),
+            "family": family,
+        },
+    )
 
 
 @router.get("/docs")

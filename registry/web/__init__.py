@@ -14,6 +14,8 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from zoo.stub import Stub
+
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
 
@@ -37,6 +39,17 @@ def model_url(name: str, version: int | None = None) -> str:
     """The path of a model's page; `name` is a stub without pin."""
     path = "/models/" + quote(name.removeprefix("zoo:"), safe="/@")
     return path if version is None else f"{path}?version={version}"
+
+
+def recipe_url(name: str, version: int) -> str:
+    """The path of a recipe's page."""
+    return f"/recipes/{quote(name.removeprefix('zoo:'), safe='/@')}?version={version}"
+
+
+def stub_url(stub_text: str) -> str:
+    """The path of the page of the model that a stub names; of the version, if its pin is a number."""
+    stub = Stub.parse(stub_text)
+    return model_url(stub.full_name, stub.version)
 
 
 def show_size(size_bytes: int) -> str:
@@ -76,7 +89,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(size=show_size, compact=show_count, percent=show_percent, day=show_day)
-    environment.globals.update(model_url=model_url, static=_static_url)
+    environment.globals.update(model_url=model_url, recipe_url=recipe_url, stub_url=stub_url, static=_static_url)
     return environment
 
 

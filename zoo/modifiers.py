@@ -43,9 +43,11 @@ __all__ = [
     "EpochRangeModifier",
     "GMPruningModifier",
     "GradualPruningModifier",
+    "LayerOBSPruningModifier",
     "LearningRateFunctionModifier",
     "MagnitudePruningModifier",
     "Modifier",
+    "PerLayerDistillationModifier",
     "QuantizationArgs",
     "QuantizationModifier",
     "QuantizationScheme",
@@ -168,6 +170,27 @@ class GMPruningModifier(GradualPruningModifier):
         return self
 
 
+class LayerOBSPruningModifier(GradualPruningModifier):
+    """Prunes what a layer's outputs miss least, and moves the weights that stay to make up for it.
+
+    The error of a layer is that of its outputs on `num_samples` training samples: see `zoo.train.second_order`. Its
+    Hessian is that of the layer's inputs, not the Fisher matrix of gradients that SparseML's OBSPruningModifier has;
+    so the name differs. `dampening_frac` and `block_size` (columns chosen together) are those of SparseGPTModifier.
+    """
+
+    num_samples: Annotated[int, Field(ge=1, le=1_000_000)] = 128
+    dampening_frac: Annotated[Number, Field(gt=0, le=1)] = 0.01
+    block_size: Annotated[int, Field(ge=4, le=65536)] = 128
+
+    @model_validator(mode="after")
+    def _masks_rows(self) -> Self:
+        if self.kept_of or (self.block is not None and (self.block[0] != 1 or self.block[1] < 1)):
+            raise ValueError(f"mask_type must be unstructured, block4 or [1, columns], not {self.mask_type}")
+        if self.block is not None and self.block_size % self.block[1]:
+            raise ValueError(f"block_size must be a multiple of the mask's {self.block[1]} columns")
+        return self
+
+
 class ConstantPruningModifier(_PruningModifier):
     """Keeps zeros zero: the mask is where the weight differs from 0 at start_epoch."""
 
@@ -190,6 +213,33 @@ class DistillationModifier(Modifier):
     update_frequency: Frequency = -1.0
 
 
+class PerLayerDistillationModifier(Modifier):
+    """Learns what a teacher's layers give: loss = loss so far + gain * sum over layers of their squared error.
+
+    A layer's error is its mean square, divided, if `normalize`, by the mean square of the teacher's output + epsilon.
+    """
+
+    without_effect: ClassVar[dict[str, str]] = {
+        "update_frequency": "the teacher is asked at every step",
+        "project_features": "outputs of different shapes are refused",
+    }
+
+    gain: Annotated[Number, Field(ge=0, le=1e6)] = 1.5
+    normalize: Switch = True
+    student_layer_names: Annotated[Names, Field(min_length=1)]
+    teacher_layer_names: Annotated[Names, Field(min_length=1)]
+    project_features: Switch = True
+    epsilon: Annotated[Number, Field(gt=0, le=1)] = 1e-6
+    update_frequency: Frequency = -1.0
+
+    @model_validator(mode="after")
+    def _in_pairs(self) -> Self:
+        students, teachers = len(self.student_layer_names), len(self.teacher_layer_names)
+        if students != teachers:
+            raise ValueError(f"student_layer_names has {students} layers and teacher_layer_names {teachers}; pair them")
+        return self
+
+
 SUPPORTED: dict[str, type[Modifier]] = {
     cls.__name__: cls
     for cls in (
@@ -198,9 +248,11 @@ SUPPORTED: dict[str, type[Modifier]] = {
         LearningRateFunctionModifier,
         MagnitudePruningModifier,
         GMPruningModifier,
+        LayerOBSPruningModifier,
         ConstantPruningModifier,
         QuantizationModifier,
         DistillationModifier,
+        PerLayerDistillationModifier,
     )
 }
 
@@ -220,7 +272,6 @@ UNSUPPORTED = frozenset(
         "MovementPruningModifier",
         "OBSPruningModifier",
         "OutputDistillationModifier",
-        "PerLayerDistillationModifier",
         "PowerpropagationModifier",
         "RigLPruningModifier",
         "SetParamModifier",

@@ -14,6 +14,7 @@ from zoo.modifiers import (
     GradualPruningModifier,
     LearningRateFunctionModifier,
     Modifier,
+    PerLayerDistillationModifier,
     QuantizationModifier,
 )
 from zoo.parameter_names import ALL, ALL_PRUNABLE
@@ -84,7 +85,7 @@ def _never_acts(placed: Sequence[Placed]) -> Iterator[Finding]:
     for item in placed:
         modifier = item.modifier
         if modifier.start >= last > 0:
-            needed = isinstance(modifier, QuantizationModifier | DistillationModifier)
+            needed = isinstance(modifier, QuantizationModifier | DistillationModifier | PerLayerDistillationModifier)
             level: Level = "error" if needed else "warning"
             yield item.finding(level, f"starts at epoch {modifier.start:g}, when the run of {last:g} epochs has ended")
         elif isinstance(modifier, QuantizationModifier) and last < modifier.freeze_epoch < float("inf"):

@@ -261,6 +261,25 @@ def test_row_68_a_pruner_out_of_range_is_refused(field: str, value: str, word: s
     assert word in refusal(f"modifiers:\n  - !GMPruningModifier\n{body}").reason
 
 
+@pytest.mark.parametrize(
+    ("item", "word"),
+    [
+        ("LayerOBSPruningModifier {mask_type: '2:4', final_sparsity: 0.5, BASE}", "must be unstructured, block4 or"),
+        ("LayerOBSPruningModifier {mask_type: [4, 4], final_sparsity: 0.5, BASE}", "must be unstructured, block4 or"),
+        ("LayerOBSPruningModifier {mask_type: block4, block_size: 30, final_sparsity: 0.5, BASE}", "multiple of"),
+        ("LayerOBSPruningModifier {dampening_frac: 0, final_sparsity: 0.5, BASE}", "dampening_frac"),
+        ("LayerOBSPruningModifier {num_samples: 0, final_sparsity: 0.5, BASE}", "num_samples"),
+        ("LayerOBSPruningModifier {num_grads: 64, final_sparsity: 0.5, BASE}", "no field 'num_grads'"),
+        ("PerLayerDistillationModifier {student_layer_names: [a, b], teacher_layer_names: [a]}", "pair them"),
+        ("PerLayerDistillationModifier {student_layer_names: [a]}", "teacher_layer_names is missing"),
+        ("PerLayerDistillationModifier {student_layer_names: [], teacher_layer_names: []}", "at least 1 item"),
+    ],
+)
+def test_row_68_second_order_and_layer_fields_out_of_range_are_refused(item: str, word: str) -> None:
+    base = "init_sparsity: 0.1, start_epoch: 0, end_epoch: 1, update_frequency: 0.5, params: [a]"
+    assert word in refusal(f"modifiers:\n  - !{item.replace('BASE', base)}\n").reason
+
+
 def test_row_68_overlapping_pruners_are_an_error_and_successive_ones_are_not() -> None:
     overlap = PRUNER.replace("start_epoch: 1, end_epoch: 5", "start_epoch: 4, end_epoch: 8")
     assert (

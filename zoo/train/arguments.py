@@ -36,6 +36,7 @@ class ModelArguments:
     one_shot: bool = _flag(False, "apply the recipe without training")
     remember_teacher: bool = _flag(True, "run the teacher once over the data, instead of once an epoch")
     byte_dropout: bool = _flag(True, "draw dropout masks one byte an element: faster on CPUs")
+    dropout: float | None = _flag(None, "dropout rate instead of the model's own; 0 suits students of few weights")
     num_export_samples: int = _flag(0, "sample inputs and outputs to write beside the exported model")
     export: bool = _flag(True, "export to <output_dir>/deployment when training is done")
     config_name: str | None = _flag(None, "refused: a model is loaded with its own config")
@@ -134,6 +135,12 @@ def _check(model: ModelArguments, data: DataArguments, run: RunArguments) -> Non
         if wanted and data.dataset_name is None and file is None:
             name = "--train_file" if flag == "--do_train" else "--validation_file"
             raise TrainingError(f"{flag} needs {name} or --dataset_name")
+    _check_ranges(model, data)
+
+
+def _check_ranges(model: ModelArguments, data: DataArguments) -> None:
+    if model.dropout is not None and not 0 <= model.dropout < 1:
+        raise TrainingError(f"--dropout is {model.dropout:g}; it must be at least 0 and less than 1")
     for name in ("max_train_samples", "max_eval_samples"):
         if (count := getattr(data, name)) is not None and count < 1:
             raise TrainingError(f"--{name} is {count}; it must be 1 or more")

@@ -7,7 +7,9 @@ Padded positions take no part: their logits are set so low, in both, that their 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -61,6 +63,69 @@ def _divergence(student: Tensor, teacher: Tensor, temperature: float, mask: Tens
     log_student = functional.log_softmax(student / temperature, dim=-1)
     log_teacher = functional.log_softmax(teacher / temperature, dim=-1)
     return functional.kl_div(log_student, log_teacher, reduction="sum", log_target=True) * temperature**2 / rows
+
+
+def layer_loss(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    mask: Tensor | None,
+    *,
+    normalize: bool = True,
+    epsilon: float = 1e-6,
+) -> Tensor:
+    """Return the sum over layers of mean((s - t)^2), each divided by mean(t^2) + epsilon if `normalize`; a scalar.
+
+    One tensor a layer, [batch, sequence, ...]; mask [batch, sequence], 0 at padding, which takes no part.
+    As SparseML's PerLayerDistillationModifier. Raises TrainingError where shapes differ.
+    """
+    losses = []
+    for mine, theirs in zip(student, teacher, strict=True):
+        if mine.shape != theirs.shape:
+            shapes = f"{tuple(mine.shape)} and {tuple(theirs.shape)}"
+            raise TrainingError(f"a layer of the student and its teacher give different shapes: {shapes}")
+        ours, goal = mine.float(), theirs.detach().float()
+        if mask is not None and mask.shape == mine.shape[:2]:
+            ours, goal = ours[mask != 0], goal[mask != 0]
+        error = (ours - goal).square().mean()
+        losses.append(error / (goal.square().mean() + epsilon) if normalize else error)
+    return torch.stack(losses).sum()
+
+
+class LayerOutputs:
+    """Keeps what some layers of a model gave in its last forward pass. Raises TrainingError for an unknown name."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        self.model, self.names = model, tuple(dict.fromkeys(names))
+        self.kept: dict[str, Tensor] = {}
+        self._hooks: list[Any] = []
+        self.watch()
+
+    def watch(self) -> None:
+        """Watch the layers that bear the names now: quantization may have replaced some."""
+        self.stop()
+        modules = dict(self.model.named_modules())
+        for name in self.names:
+            if name not in modules:
+                near = difflib.get_close_matches(name, modules, n=3)
+                raise TrainingError(f"there is no layer {name!r} to distil; near to it are {', '.join(near)}")
+            self._hooks.append(modules[name].register_forward_hook(partial(self._keep, name)))
+
+    def _keep(self, name: str, _: nn.Module, __: Any, output: Any) -> None:
+        self.kept[name] = output[0] if isinstance(output, tuple) else output
+
+    def stop(self) -> None:
+        """Watch no more, and let go of what was kept."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        self.kept.clear()
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return what the layer gave last. Raises TrainingError where it gave nothing, or no tensor."""
+        output = self.kept.get(name)
+        if not isinstance(output, Tensor):
+            raise TrainingError(f"the layer {name!r} gave no tensor to distil")
+        return output
 
 
 def float_outputs(outputs: Any) -> dict[str, Tensor]:

@@ -40,3 +40,10 @@ def use_byte_dropout(model: nn.Module) -> None:
         for name, child in module.named_children():
             if type(child) is nn.Dropout:
                 setattr(module, name, ByteDropout(child.p).train(child.training))
+
+
+def set_dropout(model: nn.Module, rate: float) -> None:
+    """Give all dropouts of the model the rate 0 <= rate < 1, in place; its config stays as it is."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = rate

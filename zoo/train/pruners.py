@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,16 @@ from zoo.modifiers import (
     ConstantPruningModifier,
     GMPruningModifier,
     GradualPruningModifier,
+    LayerOBSPruningModifier,
     match_parameters,
     sparsity_at,
     update_due,
 )
 from zoo.train.pruning import magnitude_masks, sparsity_of
+from zoo.train.second_order import damped, input_hessians, prune_by_outputs
+
+Samples = Callable[[int], Iterable[Mapping[str, Any]]]
+"""Gives batches of model inputs that hold a number of training samples, the same ones every time."""
 
 
 @dataclass
@@ -26,6 +32,7 @@ class Pruner:
 
     modifier: GradualPruningModifier | ConstantPruningModifier
     groups: list[tuple[float, dict[str, nn.Parameter]]]
+    layers: dict[str, nn.Module] = field(default_factory=dict)  # by the name of their weight
     masks: dict[str, Tensor] = field(default_factory=dict)
     initial: dict[str, float] = field(default_factory=dict)
     last_update: float | None = None
@@ -42,8 +49,11 @@ class Pruner:
             return dict.fromkeys(self.parameters)
         return {name: target for target, group in self.groups for name in group}
 
-    def update(self, epoch: float) -> bool:
-        """Renew the masks if that is due at `epoch`; return whether they changed."""
+    def update(self, epoch: float, model: nn.Module, samples: Samples | None = None) -> bool:
+        """Renew the masks if that is due at `epoch`; return whether they changed.
+
+        Second-order pruners run `model` on some samples for it, and move weights too.
+        """
         modifier = self.modifier
         if isinstance(modifier, ConstantPruningModifier):
             if self.masks or not modifier.started(epoch):
@@ -54,10 +64,37 @@ class Pruner:
             return False
         if not self.initial:
             self.initial = {name: sparsity_of(weight) for name, weight in self.parameters.items()}
-        for target, group in self.groups:
-            self.masks.update(self._masks(modifier, group, target, epoch))
+        if isinstance(modifier, LayerOBSPruningModifier):
+            self._update_by_outputs(modifier, epoch, model, samples)
+        else:
+            for target, group in self.groups:
+                self.masks.update(self._masks(modifier, group, target, epoch))
         self.last_update = epoch
         return True
+
+    def _update_by_outputs(
+        self, modifier: LayerOBSPruningModifier, epoch: float, model: nn.Module, samples: Samples | None
+    ) -> None:
+        if samples is None:
+            raise TrainingError("LayerOBSPruningModifier needs training samples to run the model on; there are none")
+        linears = {name: layer for name, layer in self.layers.items() if isinstance(layer, nn.Linear)}
+        if other := sorted(self.parameters.keys() - linears.keys()):
+            raise TrainingError(f"LayerOBSPruningModifier prunes linear layers; {other[0]} is the weight of none")
+        hessians = input_hessians(model, linears, samples(modifier.num_samples))
+        width = 1 if modifier.block is None else modifier.block[1]
+        for target, group in self.groups:
+            for name, weight in group.items():
+                sparsity = sparsity_at(modifier, epoch, target, self.initial[name])
+                mask, moved = prune_by_outputs(
+                    weight,
+                    damped(hessians[name], modifier.dampening_frac),
+                    sparsity,
+                    width=width,
+                    columns_at_once=modifier.block_size,
+                    mask=self.masks.get(name),
+                )
+                self.masks[name] = mask
+                weight.data.copy_(moved)
 
     def _masks(
         self, modifier: GradualPruningModifier, group: dict[str, nn.Parameter], target: float, epoch: float
@@ -96,6 +133,7 @@ class Pruner:
 def pruners_of(model: nn.Module, modifiers: Iterable[object]) -> list[Pruner]:
     """Return the recipe's pruners on the model's weights. Raises RecipeError where a pattern matches nothing."""
     named = dict(model.named_parameters())
+    layers = {f"{name}.weight": module for name, module in model.named_modules()}
     prunable = [
         f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)
     ]
@@ -112,7 +150,8 @@ def pruners_of(model: nn.Module, modifiers: Iterable[object]) -> list[Pruner]:
             names = match_parameters(patterns, list(named), prunable)
             groups.append((target, {name: named[name] for name in names}))
         _check_disjoint(modifier, groups)
-        pruners.append(Pruner(modifier, groups))
+        chosen = {name: layers[name] for _, group in groups for name in group if name in layers}
+        pruners.append(Pruner(modifier, groups, chosen))
     return pruners
 
 

@@ -22,10 +22,23 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import TrainingError
-from zoo.modifiers import DistillationModifier, QuantizationModifier, learning_rate_at
+from zoo.modifiers import (
+    DistillationModifier,
+    PerLayerDistillationModifier,
+    QuantizationModifier,
+    learning_rate_at,
+)
 from zoo.recipe import Recipe
-from zoo.train.distillation import Teacher, distillation_loss, float_outputs
-from zoo.train.pruners import pruners_of
+from zoo.train.distillation import (
+    LayerOutputs,
+    ModelTeacher,
+    Outputs,
+    Teacher,
+    distillation_loss,
+    float_outputs,
+    layer_loss,
+)
+from zoo.train.pruners import Samples, pruners_of
 from zoo.train.quantization import Scheme, quantize, set_observing
 
 
@@ -34,21 +47,42 @@ class RecipeSession:
 
     model: its parameters are masked in place, its layers replaced by quantized ones when the recipe says so.
     steps_per_epoch: optimizer steps of one pass over the data, >= 1. teacher: called for a batch's inputs where
-    the recipe distils; see `zoo.train.distillation.ModelTeacher`.
+    the recipe distils; see `zoo.train.distillation.ModelTeacher`. samples: called with a number of training samples
+    where the recipe prunes by what layers lose on them; gives batches of the model's inputs.
     Raises RecipeError where the recipe names parameters that the model lacks, TrainingError where it needs a
     teacher and there is none.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, steps_per_epoch: int, teacher: Teacher | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        steps_per_epoch: int,
+        teacher: Teacher | None = None,
+        samples: Samples | None = None,
+    ) -> None:
         if steps_per_epoch < 1:
             raise TrainingError(f"steps_per_epoch is {steps_per_epoch}; there must be at least one step")
         self.model, self.recipe, self.steps_per_epoch, self.teacher = model, recipe, steps_per_epoch, teacher
+        self.samples = samples
         self.step = 0
         self.pruners = pruners_of(model, recipe.modifiers)
         self.quantizations = [m for m in recipe.modifiers if isinstance(m, QuantizationModifier)]
         self.distillations = [m for m in recipe.modifiers if isinstance(m, DistillationModifier)]
+        self.layer_distillations = [m for m in recipe.modifiers if isinstance(m, PerLayerDistillationModifier)]
         self.losses: dict[str, float] = {}
+        self._layers = self._watch_layers()
         self._quantized: set[int] = set()
+
+    def _watch_layers(self) -> tuple[LayerOutputs, LayerOutputs] | None:
+        """Watch the layers that the recipe pairs, the student's and the teacher's."""
+        if not self.layer_distillations or self.teacher is None:
+            return None
+        if not isinstance(self.teacher, ModelTeacher):
+            raise TrainingError("PerLayerDistillationModifier needs a ModelTeacher, whose layers it can watch")
+        students = [name for m in self.layer_distillations for name in m.student_layer_names]
+        teachers = [name for m in self.layer_distillations for name in m.teacher_layer_names]
+        return LayerOutputs(self.model, students), LayerOutputs(self.teacher.model, teachers)
 
     @property
     def epoch(self) -> float:
@@ -65,12 +99,14 @@ class RecipeSession:
 
     def _act(self, epoch: float) -> None:
         for pruner in self.pruners:
-            pruner.update(epoch)
+            pruner.update(epoch, self.model, self.samples)
             pruner.apply(epoch)
         for index, modifier in enumerate(self.quantizations):
             if modifier.started(epoch) and index not in self._quantized:
                 quantize(self.model, scheme_of(modifier))
                 self._quantized.add(index)
+                if self._layers is not None:
+                    self._layers[0].watch()
             if index in self._quantized:
                 set_observing(self.model, epoch < modifier.freeze_epoch)
 
@@ -81,11 +117,20 @@ class RecipeSession:
         Raises TrainingError when the loss is NaN or infinite.
         """
         total = task_loss
+        taught: Outputs | None = None
         for modifier in self.distillations:
             if modifier.active(self.epoch) and self.teacher is not None and modifier.hardness > 0:
-                distilled = self._distil(modifier, self.teacher, outputs, inputs)
+                taught = self._ask(self.teacher, modifier, inputs)
+                distilled = self._distil(modifier, taught, outputs, inputs)
                 self.losses["distillation_loss"] = float(distilled.detach())
                 total = (1 - modifier.hardness) * total + modifier.hardness * distilled
+        for paired in self.layer_distillations:
+            if paired.active(self.epoch) and self.teacher is not None and self._layers is not None:
+                if taught is None:
+                    taught = self.teacher(inputs)
+                distilled = self._distil_layers(paired, *self._layers, inputs)
+                self.losses["layer_loss"] = float(distilled.detach())
+                total = total + paired.gain * distilled
         self.losses["task_loss"] = float(task_loss.detach())
         if not torch.isfinite(total.detach()):
             raise TrainingError(
@@ -94,14 +139,28 @@ class RecipeSession:
             )
         return total
 
-    def _distil(
-        self, modifier: DistillationModifier, teacher: Teacher, outputs: Any, inputs: Mapping[str, Any]
-    ) -> Tensor:
+    @staticmethod
+    def _ask(teacher: Teacher, modifier: DistillationModifier, inputs: Mapping[str, Any]) -> Outputs:
         keys = modifier.teacher_input_keys
-        taught = teacher(inputs if keys is None else {k: v for k, v in inputs.items() if k in keys})
+        return teacher(inputs if keys is None else {k: v for k, v in inputs.items() if k in keys})
+
+    @staticmethod
+    def _distil(modifier: DistillationModifier, taught: Outputs, outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
         student = float_outputs(outputs)
         chosen = modifier.distill_output_keys or [key for key in student if key in taught]
         return distillation_loss(student, taught, chosen, modifier.temperature, inputs.get("attention_mask"))
+
+    @staticmethod
+    def _distil_layers(
+        modifier: PerLayerDistillationModifier, student: LayerOutputs, teacher: LayerOutputs, inputs: Mapping[str, Any]
+    ) -> Tensor:
+        return layer_loss(
+            [student[name] for name in modifier.student_layer_names],
+            [teacher[name] for name in modifier.teacher_layer_names],
+            inputs.get("attention_mask"),
+            normalize=modifier.normalize,
+            epsilon=modifier.epsilon,
+        )
 
     def after_step(self) -> None:
         """Count the step, and zero again what the optimizer moved away from zero."""
@@ -112,6 +171,8 @@ class RecipeSession:
     def finish(self) -> None:
         """Apply what is due at the very end, such as the last mask of a pruner that ends with the run."""
         self._act(self.epoch)
+        for layers in self._layers or ():
+            layers.stop()
 
     def apply_at_once(self) -> None:
         """Do to the model, without training, all that the recipe has done by its end."""

@@ -7,10 +7,10 @@ Checkpoints hold safetensors and JSON only, but for the optimizer's own state, w
 from __future__ import annotations
 
 import difflib
-import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +32,7 @@ SESSION_FILE = "session.safetensors"
 RECIPE_FILE = "recipe.yaml"
 _STATE_FILE = "trainer_state.json"
 _CALIBRATION_BATCHES = 32
+_NOT_INPUTS = ("feature_index", "start_positions", "end_positions")
 _GROUP = 50  # batches whose features are sorted by length together
 
 
@@ -118,17 +119,28 @@ class Trainer(transformers.Trainer):
         """Train, and finish the recipe. Raises TrainingError; see RecipeSession."""
         if self.recipe.max_epochs:
             self.args.num_train_epochs = self.recipe.max_epochs
-        self.session = RecipeSession(self.model, self.recipe, self.steps_per_epoch(), self.teacher)
+        self.session = RecipeSession(self.model, self.recipe, self.steps_per_epoch(), self.teacher, self._samples)
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         self.session.finish()
         return result
 
     def apply_once(self) -> None:
         """Do without training what the recipe does by its end; ranges come from a few training batches."""
-        self.session = RecipeSession(self.model, self.recipe, 1)
+        self.session = RecipeSession(self.model, self.recipe, 1, samples=self._samples)
         self.session.apply_at_once()
-        batches = itertools.islice(self.get_train_dataloader(), _CALIBRATION_BATCHES)
-        calibrate(self.model, ({k: v for k, v in batch.items() if k != "feature_index"} for batch in batches))
+        calibrate(self.model, self._samples(_CALIBRATION_BATCHES * self.args.train_batch_size))
+
+    def _samples(self, count: int) -> Iterator[dict[str, Any]]:
+        """Yield batches of the model's inputs with `count` training samples, the same on every process."""
+        data: Any = self.train_dataset
+        generator = torch.Generator().manual_seed(self.args.seed)
+        chosen = torch.randperm(len(data), generator=generator)[:count].tolist()
+        if self.lengths is not None:
+            chosen.sort(key=self.lengths.__getitem__)
+        collate: Any = self.data_collator
+        for first in range(0, len(chosen), self.args.train_batch_size):
+            rows = [data[index] for index in chosen[first : first + self.args.train_batch_size]]
+            yield self._prepare_inputs({k: v for k, v in collate(rows).items() if k not in _NOT_INPUTS})
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.lengths is None or (train_dataset is not None and train_dataset is not self.train_dataset):
@@ -182,6 +194,17 @@ class Trainer(transformers.Trainer):
         check_same_recipe(checkpoint, self.recipe)
         self.session.load_state_dict(read_session(checkpoint))
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+@contextmanager
+def in_float32(model: torch.nn.Module) -> Iterator[None]:
+    """Run the model without the autocast that accelerate wraps around its forward for --bf16."""
+    wrapped = model.__dict__.pop("forward", None)
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            model.__dict__["forward"] = wrapped
 
 
 def with_inherited(recipe: Recipe, inherited: Sequence[QuantizationModifier]) -> Recipe:

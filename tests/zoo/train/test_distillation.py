@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zoo.errors import TrainingError
-from zoo.train.distillation import ModelTeacher, RememberedTeacher, distillation_loss
+from zoo.train.distillation import LayerOutputs, ModelTeacher, RememberedTeacher, distillation_loss, layer_loss
 
 
 def test_equals_the_formula_of_sparseml() -> None:
@@ -60,3 +60,40 @@ def test_remembered_outputs_come_back_padded_to_the_batch() -> None:
     teacher = RememberedTeacher({"a": [torch.tensor([1.0, 2.0]), torch.tensor([3.0])]})
     inputs = {"feature_index": torch.tensor([1, 0]), "input_ids": torch.zeros(2, 3)}
     assert teacher(inputs)["a"].tolist() == [[3, 0, 0], [1, 2, 0]]
+
+
+def test_layers_are_compared_by_the_formula_of_sparseml() -> None:
+    student, teacher = [torch.randn(2, 3, 4), torch.randn(2, 3, 5)], [torch.randn(2, 3, 4), torch.randn(2, 3, 5)]
+    errors = [((s - t) ** 2).mean() for s, t in zip(student, teacher, strict=True)]
+    sizes = [(t**2).mean() + 1e-6 for t in teacher]
+    assert torch.allclose(layer_loss(student, teacher, None), errors[0] / sizes[0] + errors[1] / sizes[1])
+    assert torch.allclose(layer_loss(student, teacher, None, normalize=False), errors[0] + errors[1])
+
+
+def test_padding_of_layers_does_not_count() -> None:
+    student, teacher = torch.randn(2, 4, 3), torch.randn(2, 4, 3)
+    mask = torch.ones(2, 6)
+    mask[:, 4:] = 0
+    padded = [torch.cat([x, torch.randn(2, 2, 3) * 50], 1) for x in (student, teacher)]
+    expected = layer_loss([student], [teacher], torch.ones(2, 4))
+    assert torch.allclose(layer_loss([padded[0]], [padded[1]], mask), expected)
+
+
+def test_layers_of_different_shapes_and_unknown_layers_are_named() -> None:
+    with pytest.raises(TrainingError, match=r"different shapes: \(1, 2, 3\) and \(1, 2, 4\)"):
+        layer_loss([torch.zeros(1, 2, 3)], [torch.zeros(1, 2, 4)], None)
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    with pytest.raises(TrainingError, match=r"no layer '2' to distil; near to it are"):
+        LayerOutputs(model, ["0", "2"])
+
+
+def test_a_watched_layer_is_found_again_after_it_was_replaced() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
+    outputs = LayerOutputs(model, ["0"])
+    model[0] = torch.nn.Linear(2, 3)
+    outputs.watch()
+    model(torch.ones(1, 2))
+    assert outputs["0"].shape == (1, 3)
+    outputs.stop()
+    with pytest.raises(TrainingError, match="gave no tensor"):
+        outputs["0"]

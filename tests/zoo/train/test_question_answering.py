@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from zoo.answers import best_answers, load_tokenizer, make_windows, read_squad
 from zoo.train.arguments import parse
 from zoo.train.models import load_model
 from zoo.train.quantization import QuantizedLinear
@@ -29,6 +30,24 @@ modifiers:
       {start_epoch: 2.5, disable_quantization_observer_epoch: 3.5, quantize_linear_activations: 0,
        exclude_module_types: [LayerNorm], submodules: [bert.embeddings, bert.encoder, qa_outputs]}
   - !DistillationModifier {hardness: 0.5, temperature: 2.0, distill_output_keys: [start_logits, end_logits]}
+"""
+
+
+SECOND_ORDER = """
+modifiers:
+  - !EpochRangeModifier {start_epoch: 0.0, end_epoch: 4.0}
+  - !SetLearningRateModifier {learning_rate: 2.0e-3}
+  - !LayerOBSPruningModifier
+      {init_sparsity: 0.25, final_sparsity: 0.5, start_epoch: 0.0, end_epoch: 2.0, update_frequency: 0.5,
+       mask_type: block4, num_samples: 16, block_size: 16,
+       params: ["re:bert.encoder.layer.*.dense.weight", "re:.*self.(query|key|value).weight"]}
+  - !QuantizationModifier
+      {start_epoch: 2.5, disable_quantization_observer_epoch: 3.5, quantize_linear_activations: 0,
+       exclude_module_types: [LayerNorm], submodules: [bert.embeddings, bert.encoder, qa_outputs]}
+  - !PerLayerDistillationModifier
+      gain: 1.0
+      student_layer_names: [bert.encoder.layer.0, bert.encoder.layer.1.output.dense]
+      teacher_layer_names: [bert.encoder.layer.0, bert.encoder.layer.1.output.dense]
 """
 
 
@@ -93,6 +112,48 @@ def test_rows_72_and_73_resuming_from_a_checkpoint_gives_the_same_bits(
         arguments = flags(base_folder, out, train_file, dev_file, "--recipe", RECIPE, "--distill_teacher", "self")
         assert main([*arguments, "--export", "false"]) == 0
         assert (out / "model.safetensors").read_bytes() == (student / "model.safetensors").read_bytes()
+
+
+def test_second_order_pruning_and_layers_of_a_teacher_resume_with_the_same_bits(
+    base_folder: Path, train_file: Path, dev_file: Path, tmp_path: Path
+) -> None:
+    more = ("--recipe", SECOND_ORDER, "--distill_teacher", "self", "--dropout", "0")
+    whole = flags(base_folder, tmp_path / "whole", train_file, dev_file, *more)
+    assert main([*whole, "--save_strategy", "steps", "--save_steps", "4"]) == 0
+    report = json.loads((tmp_path / "whole" / "report.json").read_text())
+    assert report["missed"] == []
+    assert {facts["zero_blocks"] for facts in report["sparsity"].values()} == {0.5}
+    out = tmp_path / "resumed"
+    shutil.copytree(tmp_path / "whole" / "checkpoint-4", out / "checkpoint-4")
+    assert main(flags(base_folder, out, train_file, dev_file, *more)) == 0
+    assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+def test_evaluation_under_bfloat16_is_in_float32_as_serving_is(
+    base_folder: Path, train_file: Path, dev_file: Path, tmp_path: Path
+) -> None:
+    arguments = flags(base_folder, tmp_path / "out", train_file, dev_file, "--bf16", "--num_train_epochs", "1")
+    assert main(arguments) == 0
+    best = json.loads((tmp_path / "out" / "eval_nbest_predictions.json").read_text())
+    model = load_model(tmp_path / "out")
+    examples = read_squad(dev_file)
+    tokenizer = load_tokenizer(tmp_path / "out" / "tokenizer.json")
+    for example in examples:
+        windows = make_windows(tokenizer, example.question, example.context, max_length=48, doc_stride=8)
+        with torch.inference_mode():
+            outputs = [
+                model(
+                    input_ids=torch.from_numpy(w.input_ids)[None],
+                    attention_mask=torch.from_numpy(w.attention_mask)[None],
+                    token_type_ids=torch.from_numpy(w.type_ids)[None],
+                )
+                for w in windows
+            ]
+        starts, ends = ([o[key][0].numpy() for o in outputs] for key in ("start_logits", "end_logits"))
+        expected = best_answers(windows, starts, ends, example.context, n_best=20, max_answer_length=30)
+        got = best[example.id]
+        assert got[0]["text"] == expected[0].text
+        assert got[0]["probability"] == pytest.approx(expected[0].score, rel=1e-4)
 
 
 def test_row_75_resuming_with_another_recipe_shows_the_difference(

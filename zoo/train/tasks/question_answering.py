@@ -20,17 +20,17 @@ from transformers import set_seed
 
 from zoo.answers import Answer, Example, best_answers, read_squad, squad_metrics
 from zoo.errors import TrainingError, ZooError
-from zoo.modifiers import DistillationModifier, QuantizationModifier
+from zoo.modifiers import DistillationModifier, PerLayerDistillationModifier, QuantizationModifier
 from zoo.recipe import Recipe
 from zoo.train.arguments import DataArguments, ModelArguments, RunArguments, check_output, parse
 from zoo.train.distillation import ModelTeacher, RememberedTeacher, Teacher
-from zoo.train.dropout import use_byte_dropout
+from zoo.train.dropout import set_dropout, use_byte_dropout
 from zoo.train.features import Collator, Feature, Features, make_features, predict
 from zoo.train.models import load_model, load_tokenizer
 from zoo.train.quantization import ATTENTION, quantized_modules
 from zoo.train.report import build_report
 from zoo.train.sources import recipe_of, training_folder
-from zoo.train.trainer import Trainer, last_checkpoint
+from zoo.train.trainer import Trainer, in_float32, last_checkpoint
 
 log = logging.getLogger("zoo.train")
 _MEMORY_LIMIT_BYTES = 2**30  # of a teacher's remembered outputs
@@ -108,6 +108,8 @@ class Run:
         self.base = training_folder(self.model_args.model_name_or_path)
         self.model = load_model(self.base)
         self.model.set_attn_implementation(ATTENTION)
+        if self.model_args.dropout is not None:
+            set_dropout(self.model, self.model_args.dropout)
         chosen = self.model_args.tokenizer_name
         self.tokenizer = load_tokenizer(self.base if chosen is None else training_folder(chosen))
         self.plain: Tokenizer = self.tokenizer.backend_tokenizer
@@ -180,7 +182,8 @@ class Run:
         )
 
     def _teacher(self) -> Teacher | None:
-        wanted = [m for m in self.recipe.modifiers if isinstance(m, DistillationModifier) and m.hardness > 0]
+        by_layer = bool(self.recipe.of_type(PerLayerDistillationModifier))
+        wanted = by_layer or any(m.hardness > 0 for m in self.recipe.of_type(DistillationModifier))
         named = self.model_args.distill_teacher
         if named == "disable" or not wanted:
             return None
@@ -196,7 +199,7 @@ class Run:
                 raise TrainingError(
                     f"the teacher in {folder} has another vocabulary than the student; both must read the same tokens"
                 )
-        return self._remembered(model) or ModelTeacher(model)
+        return (None if by_layer else self._remembered(model)) or ModelTeacher(model)
 
     def _remembered(self, model: nn.Module) -> Teacher | None:
         windows = [feature.window for feature in self.train_set.features]
@@ -257,7 +260,8 @@ class QuestionAnsweringTrainer(Trainer):
         run, data = self.run, self.run.data_args
         started = time.monotonic()
         windows = [feature.window for feature in run.eval_set.features]
-        logits = predict(self.model, windows, run.collator, self.args.per_device_eval_batch_size)
+        with in_float32(self.model):
+            logits = predict(self.model, windows, run.collator, self.args.per_device_eval_batch_size)
         best = answers_of(run.eval_set, logits, data)
         predictions = {example.id: found[0].text for example, found in zip(run.eval_set.examples, best, strict=True)}
         references = {example.id: [text for text, _ in example.answers] for example in run.eval_set.examples}

@@ -7,7 +7,7 @@
 
 enum {
   ITEMS_PER_THREAD = 4,   /* so that a thread that starts late holds nobody up */
-  ITEM_ROWS = 64,         /* fewest rows of a linear layer that are worth an item */
+  ITEM_ROWS = 128,        /* fewest rows of a linear layer that are worth an item */
   ATTENTION_TILES = 12    /* most query tiles of one item; each item converts its keys and values again */
 };
 
@@ -67,12 +67,13 @@ static void run_tiles(job *j, spw_task task) {
   run_split(j, task, at_most(j->tiles, wanted), 1);
 }
 
-/* Tiles are split in whole groups of `group`; rows only as far as that leaves threads without work. */
+/* Rows are split first, so that each thread reads its own part of the weight, once; tiles, in whole groups of
+ * `group`, only as far as that leaves threads without work. */
 static void run_linear(job *j, spw_task task, uint32_t rows, uint32_t group) {
-  uint32_t wanted = spw_pool_threads(j->session->pool) * ITEMS_PER_THREAD;
-  uint32_t tile_parts = at_most(divide_up(j->tiles, group), wanted);
+  uint32_t threads = spw_pool_threads(j->session->pool), wanted = threads * ITEMS_PER_THREAD;
+  uint32_t row_parts = at_most(wanted, divide_up(rows, ITEM_ROWS));
   j->rows = rows;
-  run_split(j, task, tile_parts, at_most(divide_up(wanted, tile_parts), divide_up(rows, ITEM_ROWS)));
+  run_split(j, task, at_most(divide_up(wanted, row_parts), divide_up(j->tiles, group)), row_parts);
 }
 
 static void linear_part(const job *j, uint32_t item, uint32_t group, uint32_t range[4]) {
@@ -172,7 +173,7 @@ static void gemm_f32_item(void *context, uint32_t item, uint32_t worker) {
 static void spmm_f32_item(void *context, uint32_t item, uint32_t worker) {
   const job *j = context;
   uint32_t r[4];
-  linear_part(j, item, SPW_SPARSE_F32_TILES, r);
+  linear_part(j, item, SPW_SPARSE_TILES, r);
   j->kernels->spmm_f32(&j->args.linear_f32, r[0], r[1], r[2], r[3], scratch_of(j, worker));
 }
 
@@ -193,7 +194,7 @@ static void run_linear_f32(job *j) {
       .activation = (spw_activation)step->attributes[LINEAR_ACTIVATION],
   };
   if (sparse) {
-    run_linear(j, spmm_f32_item, step->attributes[LINEAR_N], SPW_SPARSE_F32_TILES);
+    run_linear(j, spmm_f32_item, step->attributes[LINEAR_N], SPW_SPARSE_TILES);
   } else {
     run_linear(j, gemm_f32_item, step->attributes[LINEAR_N], SPW_DENSE_TILES * 3);
   }

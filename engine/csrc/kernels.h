@@ -18,9 +18,8 @@
 enum {
   SPW_LANES = 16,
   SPW_ROW_BLOCK = 8, /* rows of a packed dense weight that lie together: [N/8][K/4][8][4] or [N/8][K][8] */
-  SPW_SPARSE_TILES = 8, /* most tiles that one pass over a sparse weight computes */
-  SPW_SPARSE_F32_TILES = 4, /* the same for a sparse float32 weight, and */
-  SPW_SPARSE_F32_ROWS = 256, /* the rows whose sums wait in memory meanwhile */
+  SPW_SPARSE_TILES = 4, /* most tiles that one pass over a sparse weight computes, and */
+  SPW_SPARSE_ROWS = 256, /* the rows whose sums wait in memory meanwhile */
   SPW_DENSE_TILES = 4,  /* the same for a dense one and for attention */
   SPW_TABLES = 4     /* most embedding tables that one step adds */
 };
@@ -123,8 +122,7 @@ typedef struct spw_kernels {
 #undef KERNEL
 } spw_kernels;
 
-size_t spw_scratch_spmm_s8(uint32_t n, uint32_t chunk);
-size_t spw_scratch_spmm_f32(void);
+size_t spw_scratch_sparse(void);
 size_t spw_scratch_layernorm(uint32_t channels);
 size_t spw_scratch_attention_f32(uint32_t tokens);
 size_t spw_scratch_attention_u8(uint32_t tokens, uint32_t head_dim);

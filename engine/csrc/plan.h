@@ -99,8 +99,8 @@ struct spw_plan {
   spw_output *outputs;
   uint32_t output_count;
   uint32_t position_limit; /* most tokens of a sequence that every position table holds */
-  bool has_sparse_f32;
-  uint32_t max_rows, max_chunk, max_layernorm, max_f32_attention, max_u8_head; /* for the scratch */
+  bool has_sparse;
+  uint32_t max_layernorm, max_f32_attention, max_u8_head; /* for the scratch */
 };
 
 size_t spw_buffer_tile_bytes(const spw_file_buffer *buffer);

@@ -11,10 +11,7 @@ enum { MAX_TOKENS = 1 << 26 };
 
 static size_t padded(size_t size_bytes) { return (size_bytes + 63) / 64 * 64; }
 
-size_t spw_scratch_spmm_s8(uint32_t n, uint32_t chunk) {
-  return ((size_t)n + chunk / 4) * SPW_SPARSE_TILES * 64;
-}
-size_t spw_scratch_spmm_f32(void) { return SPW_SPARSE_F32_ROWS * SPW_SPARSE_F32_TILES * 64; }
+size_t spw_scratch_sparse(void) { return (size_t)SPW_SPARSE_ROWS * SPW_SPARSE_TILES * 64; }
 size_t spw_scratch_layernorm(uint32_t channels) { return (size_t)channels * 64; }
 size_t spw_scratch_attention_f32(uint32_t tokens) {
   return ((size_t)tokens + SPW_LANES) * SPW_DENSE_TILES * 64;
@@ -28,8 +25,7 @@ static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
 
 static size_t scratch_needed(const spw_plan *plan, uint32_t tokens) {
   size_t need = 64;
-  if (plan->has_sparse_f32) need = larger(need, spw_scratch_spmm_f32());
-  if (plan->max_rows) need = larger(need, spw_scratch_spmm_s8(plan->max_rows, plan->max_chunk));
+  if (plan->has_sparse) need = larger(need, spw_scratch_sparse());
   if (plan->max_layernorm) need = larger(need, spw_scratch_layernorm(plan->max_layernorm));
   if (plan->max_f32_attention) need = larger(need, spw_scratch_attention_f32(tokens));
   if (plan->max_u8_head) need = larger(need, spw_scratch_attention_u8(tokens, plan->max_u8_head));

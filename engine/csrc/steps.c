@@ -65,8 +65,9 @@ static spw_status blob(const check *c, uint32_t index, uint64_t count, uint64_t 
   return SPW_OK;
 }
 
+/* Kernels multiply by the reciprocal of a scale: it must be a finite number too. */
 static bool valid_quantization(float scale, uint32_t zero_point) {
-  return scale > 0 && scale <= 3.0e38f && zero_point <= 255;
+  return scale >= 1.2e-38f && scale <= 3.0e38f && zero_point <= 255;
 }
 
 static uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
@@ -184,20 +185,17 @@ static spw_status check_sparse(check *c, uint32_t width, uint64_t item) {
     for (uint64_t b = starts[i * rows]; b < starts[(i + 1) * rows]; b++)
       REQUIRE(c, indices[b] < limit, "a block's index lies outside its input");
   }
+  c->plan->has_sparse = true;
   return SPW_OK;
 }
 
 static spw_status check_sparse_u8(check *c) {
   TRY(check_integer_linear(c));
-  TRY(check_sparse(c, 4, 4));
-  c->plan->max_rows = larger(c->plan->max_rows, (uint32_t)round_up(c->step->attributes[LINEAR_N], SPW_ROW_BLOCK));
-  c->plan->max_chunk = larger(c->plan->max_chunk, c->step->attributes[LINEAR_CHUNK]);
-  return SPW_OK;
+  return check_sparse(c, 4, 4);
 }
 
 static spw_status check_sparse_f32(check *c) {
   TRY(check_linear(c, F32));
-  c->plan->has_sparse_f32 = true;
   return check_sparse(c, 1, sizeof(float));
 }
 

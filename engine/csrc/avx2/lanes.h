@@ -65,6 +65,13 @@ SPW_INLINE vi vf_to_int(vf a) { return (vi){_mm256_cvttps_epi32(a.lo), _mm256_cv
 SPW_INLINE vi vf_bits(vf a) { return (vi){_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi)}; }
 SPW_INLINE vf vi_as_float(vi a) { return (vf){_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)}; }
 
+/* table[bits & 31] of each lane's bits. */
+SPW_INLINE vf vf_lookup32(const float *table, vf bits) {
+  const __m256i low = _mm256_set1_epi32(31);
+  return (vf){_mm256_i32gather_ps(table, _mm256_and_si256(_mm256_castps_si256(bits.lo), low), 4),
+              _mm256_i32gather_ps(table, _mm256_and_si256(_mm256_castps_si256(bits.hi), low), 4)};
+}
+
 SPW_INLINE vx vx_load(const uint8_t *p) {
   const __m128i *q = (const __m128i *)p;
   return (vx){{_mm256_cvtepu8_epi16(_mm_loadu_si128(q)), _mm256_cvtepu8_epi16(_mm_loadu_si128(q + 1)),
@@ -75,6 +82,9 @@ SPW_INLINE vw vw_load(const int8_t *p) {
   memcpy(&bits, p, sizeof bits);
   return _mm256_cvtepi8_epi16(_mm_set1_epi32(bits));
 }
+typedef const int8_t *vw4;
+SPW_INLINE vw4 vw4_load(const int8_t *p) { return p; }
+SPW_INLINE vw vw4_at(vw4 four, int i) { return vw_load(four + 4 * i); }
 SPW_INLINE vacc vacc_zero(void) {
   __m256i zero = _mm256_setzero_si256();
   return (vacc){{zero, zero, zero, zero}};

@@ -12,13 +12,14 @@
 #endif
 #define SPW_FUNCTION SPW_INLINE
 
-enum { S8_ROWS = 8, S8_TILES = 3, F32_ROWS = 8, F32_TILES = 3, SPARSE_TILES = 8, SPARSE_F32_TILES = 4 };
+enum { S8_ROWS = 8, S8_TILES = 3, F32_ROWS = 8, F32_TILES = 3, SPARSE_TILES = 4, SPARSE_F32_TILES = 4 };
 
 typedef __m512 vf;
 typedef __m512i vi;
 typedef __m512i vx;
 typedef __m512i vw;
 typedef __m512i vacc;
+typedef __m512i vw4;
 
 SPW_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 SPW_INLINE void vf_store(float *p, vf a) { _mm512_storeu_ps(p, a); }
@@ -50,16 +51,39 @@ SPW_INLINE vi vf_to_int(vf a) { return _mm512_cvttps_epi32(a); }
 SPW_INLINE vi vf_bits(vf a) { return _mm512_castps_si512(a); }
 SPW_INLINE vf vi_as_float(vi a) { return _mm512_castsi512_ps(a); }
 
+/* table[bits & 31] of each lane's bits. */
+SPW_INLINE vf vf_lookup32(const float *table, vf bits) {
+  return _mm512_permutex2var_ps(_mm512_loadu_ps(table), _mm512_castps_si512(bits), _mm512_loadu_ps(table + 16));
+}
+
 SPW_INLINE vx vx_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 SPW_INLINE vw vw_load(const int8_t *p) {
   int32_t bits;
   memcpy(&bits, p, sizeof bits);
   return _mm512_set1_epi32(bits);
 }
+SPW_INLINE vw4 vw4_load(const int8_t *p) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)); }
+#define vw4_at(four, i) _mm512_shuffle_epi32((four), (i) * 0x55)
 SPW_INLINE vacc vacc_zero(void) { return _mm512_setzero_si512(); }
 SPW_INLINE vacc vacc_load(const void *p) { return _mm512_loadu_si512(p); }
 SPW_INLINE vacc vacc_dot(vacc a, vx x, vw w) { return _mm512_dpbusd_epi32(a, x, w); }
 SPW_INLINE vi vacc_sum(vacc a) { return a; }
+
+/* The bound keeps conversions from overflowing upwards; what overflows downwards or is no number becomes INT_MIN,
+ * which the saturating packs turn into 0. */
+#define SPW_STORE_U8
+SPW_INLINE void vf_store_u8(uint8_t *to, const __m512 scaled[4], int32_t zero_point) {
+  const __m512 highest = _mm512_set1_ps((float)(255 - zero_point));
+  const __m512i zero = _mm512_set1_epi16((int16_t)zero_point);
+  const __m512i order = _mm512_broadcast_i32x4(
+      _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  __m512i q[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) q[i] = _mm512_cvtps_epi32(_mm512_min_ps(highest, scaled[i]));
+  __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero);
+  __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero);
+  _mm512_storeu_si512(to, _mm512_shuffle_epi8(_mm512_packus_epi16(low, high), order));
+}
 
 SPW_INLINE void transpose_4x4_bytes(const uint8_t *from, uint8_t *to) {
   const __m512i order = _mm512_broadcast_i32x4(

@@ -128,9 +128,10 @@ SPW_INLINE vi quantize_probabilities(const head *h, const float *scores, uint8_t
 SPW_INLINE void store4(const head *h, uint32_t tile, uint32_t d, const vf *values) {
   const spw_attention *step = h->step;
   if (step->quantized) {
-    vi bytes[4];
-    for (uint32_t i = 0; i < 4; i++) bytes[i] = vf_quantized(values[i], step->out);
-    vi_store(at(&step->y, h, tile, d / 4), vi_pack4(bytes[0], bytes[1], bytes[2], bytes[3]));
+    vf inverse = vf_set1(1.0f / step->out.scale), scaled[4];
+#pragma GCC unroll 4
+    for (uint32_t i = 0; i < 4; i++) scaled[i] = vf_mul(values[i], inverse);
+    vf_store_u8(at(&step->y, h, tile, d / 4), scaled, step->out.zero_point);
     return;
   }
   float *y = (float *)(step->y.base + (h->first_tile + tile) * step->y.stride);

@@ -6,15 +6,14 @@ static float *row_at(const spw_tiles *tiles, uint32_t tile, uint32_t channel) {
 }
 
 void SPW_KERNEL(quantize)(const spw_quantize *step, uint32_t tile_begin, uint32_t tile_end) {
+  vf inverse = vf_set1(1.0f / step->quantization.scale);
   for (uint32_t tile = tile_begin; tile < tile_end; tile++)
     for (uint32_t c = 0; c < step->channels; c += 4) {
-      vi bytes[4];
+      vf scaled[4];
 #pragma GCC unroll 4
       for (uint32_t i = 0; i < 4; i++)
-        bytes[i] = c + i < step->channels ? vf_quantized(vf_load(row_at(&step->x, tile, c + i)), step->quantization)
-                                          : vi_set1(0);
-      vi_store(step->y.base + tile * step->y.stride + c * SPW_LANES,
-               vi_pack4(bytes[0], bytes[1], bytes[2], bytes[3]));
+        scaled[i] = c + i < step->channels ? vf_mul(vf_load(row_at(&step->x, tile, c + i)), inverse) : vf_set1(0.0f);
+      vf_store_u8(step->y.base + tile * step->y.stride + c * SPW_LANES, scaled, step->quantization.zero_point);
     }
 }
 

@@ -7,14 +7,8 @@ SPW_INLINE void block(const spw_linear_u8 *step, uint32_t tile, uint32_t row, co
   vi sums[SPW_ROW_BLOCK * S8_TILES];
   product_s8(step->x.base + tile * step->x.stride, step->x.stride, step->weights + (size_t)row * groups * 4,
              groups, tiles, sums);
-#pragma GCC unroll 8
-  for (uint32_t t = 0; t < tiles; t++)
-#pragma GCC unroll 2
-    for (uint32_t r = 0; r < SPW_ROW_BLOCK; r += 4) {
-      vi four[4] = {sums[r * tiles + t], sums[(r + 1) * tiles + t], sums[(r + 2) * tiles + t],
-                    sums[(r + 3) * tiles + t]};
-      linear_store4(step, tile + t, row + r, four);
-    }
+  for (uint32_t r = 0; r < SPW_ROW_BLOCK; r += 4)
+    linear_store4(step, tile, tiles, row + r, (const uint8_t *)(sums + r * tiles));
 }
 
 void SPW_KERNEL(gemm_s8)(const spw_linear_u8 *step, uint32_t tile_begin, uint32_t tile_end, uint32_t row_begin,

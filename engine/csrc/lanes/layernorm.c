@@ -35,24 +35,25 @@ SPW_INLINE vf deviation(const spw_layernorm *step, const float *sum, vf mean) {
 }
 
 void SPW_KERNEL(layernorm)(const spw_layernorm *step, uint32_t tile_begin, uint32_t tile_end, void *scratch) {
+  vf per_scale = vf_set1(step->y_quantized.base ? 1.0f / step->out.scale : 0.0f);
   for (uint32_t tile = tile_begin; tile < tile_end; tile++) {
     vf mean = gather(step, tile, scratch);
     vf inverse = vf_div(vf_set1(1.0f), deviation(step, scratch, mean));
     const float *sum = scratch;
     for (uint32_t c = 0; c < step->channels; c += 4) {
-      vi bytes[4];
+      vf scaled[4];
 #pragma GCC unroll 4
       for (uint32_t i = 0; i < 4; i++) {
-        bytes[i] = vi_set1(0);
+        scaled[i] = vf_set1(0.0f);
         if (c + i >= step->channels) continue;
         vf normal = vf_mul(vf_sub(vf_load(sum + (c + i) * SPW_LANES), mean), inverse);
         vf value = vf_fma(normal, vf_set1(step->gamma[c + i]), vf_set1(step->beta[c + i]));
         if (step->y.base) vf_store(tile_at(&step->y, tile) + (c + i) * SPW_LANES, value);
-        if (step->y_quantized.base) bytes[i] = vf_quantized(value, step->out);
+        scaled[i] = vf_mul(value, per_scale);
       }
       if (step->y_quantized.base)
-        vi_store(step->y_quantized.base + tile * step->y_quantized.stride + c * SPW_LANES,
-                 vi_pack4(bytes[0], bytes[1], bytes[2], bytes[3]));
+        vf_store_u8(step->y_quantized.base + tile * step->y_quantized.stride + c * SPW_LANES, scaled,
+                    step->out.zero_point);
     }
   }
 }

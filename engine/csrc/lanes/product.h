@@ -7,7 +7,7 @@
 _Static_assert((int)S8_TILES <= (int)SPW_DENSE_TILES && (int)F32_TILES <= (int)SPW_DENSE_TILES &&
                    (int)SPARSE_TILES <= (int)SPW_SPARSE_TILES,
                "the scratch memory is sized for at most this many tiles");
-_Static_assert((int)SPARSE_F32_TILES <= (int)SPW_SPARSE_F32_TILES, "as above");
+_Static_assert((int)SPARSE_F32_TILES <= (int)SPW_SPARSE_TILES, "as above");
 _Static_assert((int)SPW_ROW_BLOCK % (int)S8_ROWS == 0 && (int)SPW_ROW_BLOCK % (int)F32_ROWS == 0,
                "rows are packed in these blocks");
 
@@ -37,6 +37,9 @@ _Static_assert((int)SPW_ROW_BLOCK % (int)S8_ROWS == 0 && (int)SPW_ROW_BLOCK % (i
     __attribute__((fallthrough));
 
 SPW_INLINE uint32_t at_most(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+/* Index i of four packed into one word by a little-endian load. */
+SPW_INLINE uint32_t index_of(uint64_t packed, int i) { return (uint16_t)(packed >> 16 * i); }
 
 /* sums[row * tiles + tile] = sum over `groups` of four channels of x times the block of eight rows at w,
  * which is [groups][8][4]. `stride` is x's distance from tile to tile. */

@@ -23,7 +23,7 @@ SPW_INLINE void add_row(const spw_linear_f32 *step, uint32_t begin, uint32_t end
   for (uint32_t t = 0; t < tiles; t++) vf_store(sums + t * SPW_LANES, acc[t]);
 }
 
-/* At most SPW_SPARSE_F32_ROWS rows, whose sums `sums` holds. */
+/* At most SPW_SPARSE_ROWS rows, whose sums `sums` holds. */
 SPW_INLINE void tile_group(const spw_linear_f32 *step, uint32_t tile, uint32_t row_begin, uint32_t row_end,
                            const uint32_t tiles, float *sums) {
   uint32_t rows = (step->n + SPW_ROW_BLOCK - 1) / SPW_ROW_BLOCK * SPW_ROW_BLOCK;
@@ -38,8 +38,8 @@ SPW_INLINE void tile_group(const spw_linear_f32 *step, uint32_t tile, uint32_t r
 void SPW_KERNEL(spmm_f32)(const spw_linear_f32 *step, uint32_t tile_begin, uint32_t tile_end, uint32_t row_begin,
                           uint32_t row_end, void *scratch) {
   row_end = at_most(row_end, step->n);
-  for (uint32_t row = row_begin; row < row_end; row += SPW_SPARSE_F32_ROWS)
+  for (uint32_t row = row_begin; row < row_end; row += SPW_SPARSE_ROWS)
     for (uint32_t tile = tile_begin; tile < tile_end; tile += SPARSE_F32_TILES)
       WITH_TILES(at_most(tile_end - tile, SPARSE_F32_TILES), SPARSE_F32_TILES,
-                 tile_group(step, tile, row, at_most(row + SPW_SPARSE_F32_ROWS, row_end), tiles, scratch))
+                 tile_group(step, tile, row, at_most(row + SPW_SPARSE_ROWS, row_end), tiles, scratch))
 }

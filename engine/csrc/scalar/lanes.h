@@ -87,6 +87,17 @@ SPW_INLINE vf vi_as_float(vi a) {
   return r;
 }
 
+/* table[bits & 31] of each lane's bits. */
+SPW_INLINE vf vf_lookup32(const float *table, vf bits) {
+  vf r;
+  for (int l = 0; l < 16; l++) {
+    uint32_t index;
+    memcpy(&index, &bits.v[l], sizeof index);
+    r.v[l] = table[index & 31];
+  }
+  return r;
+}
+
 SPW_INLINE vx vx_load(const uint8_t *p) {
   vx r;
   memcpy(r.v, p, sizeof r.v);
@@ -97,6 +108,9 @@ SPW_INLINE vw vw_load(const int8_t *p) {
   memcpy(r.v, p, sizeof r.v);
   return r;
 }
+typedef const int8_t *vw4;
+SPW_INLINE vw4 vw4_load(const int8_t *p) { return p; }
+SPW_INLINE vw vw4_at(vw4 four, int i) { return vw_load(four + 4 * i); }
 SPW_INLINE vacc vacc_zero(void) { EACH(vacc, 0); }
 SPW_INLINE vacc vacc_load(const void *p) {
   vacc r;

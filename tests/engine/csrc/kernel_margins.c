@@ -92,7 +92,7 @@ static void test_linear_u8(const spw_kernels *reference, const spw_kernels *k, i
   uint32_t row_begin = pick(0, rows / 8 - 1) * 8, row_end = pick(row_begin / 8 + 1, rows / 8) * 8;
   size_t y_tile = quantized ? u8_tile(n) : f32_tile(n);
   block x = bytes(count * u8_tile(depth)), w = bytes((size_t)rows * groups * 4), scale = reals(rows);
-  block bias = reals(rows), correction = bytes(rows * 4), scratch = make(spw_scratch_spmm_s8(rows, chunk));
+  block bias = reals(rows), correction = bytes(rows * 4), scratch = make(spw_scratch_sparse());
   sparse s = make_sparse(rows, groups, chunk / 4, pick(0, 4) * 25);
   block expected = make(count * y_tile), got = make(count * y_tile);
   spw_linear_u8 step = {.x = tiles(x, u8_tile(depth)),
@@ -128,7 +128,7 @@ static void test_linear_f32(const spw_kernels *reference, const spw_kernels *k, 
   uint32_t begin = pick(0, count - 1), end = pick(begin + 1, count), chunk = pick(1, 90);
   uint32_t row_begin = pick(0, rows / 8 - 1) * 8, row_end = pick(row_begin / 8 + 1, rows / 8) * 8;
   block x = reals((size_t)count * depth * 16), w = reals((size_t)rows * depth), bias = reals(rows);
-  block expected = make(count * f32_tile(n)), got = make(count * f32_tile(n)), scratch = make(spw_scratch_spmm_f32());
+  block expected = make(count * f32_tile(n)), got = make(count * f32_tile(n)), scratch = make(spw_scratch_sparse());
   sparse s = make_sparse(rows, depth, chunk, pick(0, 4) * 25);
   spw_linear_f32 step = {.x = tiles(x, f32_tile(depth)), .weights = (float *)w.data, .bias = (float *)bias.data,
                          .starts = (uint32_t *)s.starts.data, .indices = (uint16_t *)s.indices.data,

@@ -195,6 +195,66 @@ def tag(stub: StubArgument, name: Annotated[str, typer.Argument(help="the tag to
     Output.emit(version, f"{version.name}@{name} is v{version.version}")
 
 
+@app.command()
+def lineage(stub: StubArgument) -> None:
+    """What a model was made from, and what was made from it.
+
+    Example: zoo lineage zoo:minilm-l6-animals-base
+    """
+    from zoo.client import RegistryClient
+    from zoo.settings import Settings
+    from zoo.stub import Stub
+
+    with RegistryClient(Settings.load()) as client:
+        found = client.lineage(Stub.parse(stub))
+    lines = [f"{row['relation']:<8} {row['stub'] or row['digest']}" for row in found["made_from"]]
+    lines += [f"{row['stub']}  made from it ({row['relation']})" for row in found["used_by"]]
+    Output.emit(found, "\n".join(lines) or "nothing is recorded")
+
+
+ReasonOption = Annotated[str, typer.Option(help="shown to everybody who asks for the version")]
+
+
+@app.command()
+def yank(
+    stub: Annotated[str, typer.Argument(metavar="STUB", help="with its version, such as zoo:NAME@v3")],
+    reason: Annotated[str | None, typer.Option(help="shown to who pinned the version")] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="take an earlier yank back")] = False,
+) -> None:
+    """Leave a version out wherever nothing pins it.
+
+    Example: zoo yank zoo:minilm-l6-animals-base@v3 --reason "wrong tokenizer; use v4"
+    """
+    from zoo.client import RegistryClient
+    from zoo.settings import Settings
+    from zoo.stub import Stub
+
+    if undo == (reason is not None):
+        raise typer.BadParameter("give either --reason or --undo")
+    with RegistryClient(Settings.load()) as client:
+        version = client.yank(Stub.parse(stub), reason)
+    Output.emit(version, f"{version.stub} is {'back' if undo else 'yanked'}")
+
+
+@app.command()
+def delete(
+    stub: Annotated[str, typer.Argument(metavar="STUB", help="with its version, such as zoo:NAME@v3")],
+    reason: ReasonOption,
+    force: Annotated[bool, typer.Option("--force", help="also if other models were made from it")] = False,
+) -> None:
+    """Delete a version from the registry for good; its number stays taken.
+
+    Example: zoo delete zoo:minilm-l6-animals-base@v3 --reason "licence withdrawn"
+    """
+    from zoo.client import RegistryClient
+    from zoo.settings import Settings
+    from zoo.stub import Stub
+
+    with RegistryClient(Settings.load()) as client:
+        client.delete_version(Stub.parse(stub), reason, force=force)
+    Output.emit({"stub": stub, "reason": reason}, f"{stub} is deleted")
+
+
 # --- the cache, and who you are -------------------------------------------------------------------------------------
 
 

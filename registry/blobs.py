@@ -34,6 +34,7 @@ from registry.tables import Upload
 from zoo.manifest import check_digest
 
 MIN_CHUNK_BYTES = 1 << 16  # of every chunk but the last, so that an upload's rows stay few
+UNNAMED = timedelta(hours=1)
 
 log = logging.getLogger(__name__)
 
@@ -193,8 +194,12 @@ class Blobs:
         self._drop(upload_id, keys)
 
     def sweep_uploads(self, grace: timedelta) -> int:
-        """Forgets uploads that expired, and chunks older than the grace period that belong to none."""
-        swept = 0
+        """Forgets uploads that expired, and files and chunks that belong to none.
+
+        Those must be older than the grace period, and than an hour at least: a request that is still going on may be
+        about to name them.
+        """
+        swept, grace = 0, max(grace, UNNAMED)
         with self.database.read() as session:
             expired = {upload_id: queries.chunk_keys(session, upload_id) for upload_id in _expired(session)}
         for upload_id, keys in expired.items():

@@ -20,11 +20,13 @@ RegistryError
 │   ├── UnknownModelError               MODEL_UNKNOWN          + nearest
 │   ├── UnknownVersionError             VERSION_UNKNOWN
 │   ├── UnknownRecipeError              RECIPE_UNKNOWN
-│   └── UnknownFileError                FILE_UNKNOWN
+│   ├── UnknownFileError                FILE_UNKNOWN
+│   └── DeletedVersionError             VERSION_DELETED
 ├── TakenError
 │   ├── VersionExistsError              VERSION_EXISTS
 │   ├── AliasTakenError                 ALIAS_TAKEN            + holder
 │   ├── TagMovedError                   TAG_MOVED
+│   ├── VersionInUseError               VERSION_IN_USE         + users
 │   ├── UploadMovedError                UPLOAD_MOVED           + offset_bytes
 │   └── IncompleteUploadError           UPLOAD_INCOMPLETE      + offset_bytes
 ├── UnauthorizedError                   UNAUTHORIZED
@@ -164,6 +166,12 @@ class UnknownRecipeError(UnknownError):
     code = "RECIPE_UNKNOWN"
 
 
+class DeletedVersionError(UnknownError):
+    """The version was deleted, for the reason that the message tells."""
+
+    code = "VERSION_DELETED"
+
+
 class TakenError(RegistryError):
     """A name is in use for something else."""
 
@@ -184,6 +192,12 @@ class TagMovedError(TakenError):
     """A tag no longer points to the version that the caller expects."""
 
     code = "TAG_MOVED"
+
+
+class VersionInUseError(TakenError):
+    """A version can't be deleted while a tag or another model needs it."""
+
+    code = "VERSION_IN_USE"
 
 
 class UploadMovedError(TakenError):

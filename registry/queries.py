@@ -111,7 +111,10 @@ def newest_number(session: Session, model_id: int) -> int:
 def versions_of(session: Session, model_id: int, limit: int = 1_000) -> Sequence[Version]:
     """A model's versions, newest first."""
     return session.scalars(
-        select(Version).where(Version.model_id == model_id).order_by(Version.number.desc()).limit(limit)
+        select(Version)
+        .where(Version.model_id == model_id, Version.deleted_at.is_(None))
+        .order_by(Version.number.desc())
+        .limit(limit)
     ).all()
 
 

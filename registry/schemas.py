@@ -19,6 +19,7 @@ Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0, le=(1 << 63) - 1)]
 StubParam = Annotated[str, Field(min_length=1, max_length=MAX_STUB)]
+Reason = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Facet = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Time = Annotated[
     datetime,
@@ -60,6 +61,21 @@ class TagIn(_In):
 
     stub: StubParam
     tag: Annotated[str, Field(min_length=1, max_length=128)]
+
+
+class YankIn(_In):
+    """A version to leave out where nothing pins it; a reason of null takes that back."""
+
+    stub: StubParam
+    reason: Reason | None
+
+
+class DeleteIn(_In):
+    """A version to delete; `force` also while other models were made from it."""
+
+    stub: StubParam
+    reason: Reason
+    force: bool = False
 
 
 class SearchIn(BaseModel):
@@ -167,6 +183,7 @@ class VersionSummary(BaseModel):
     tags: list[str]
     created_at: Time
     size_bytes: int
+    yank_reason: str | None = None
 
 
 class VersionView(VersionSummary):
@@ -180,6 +197,41 @@ class VersionList(BaseModel):
     """A model's versions, newest first."""
 
     items: list[VersionSummary]
+
+
+class Source(BaseModel):
+    """Something that a version was made from: a base, teacher, recipe or data.
+
+    It is a stub, with the name of its model if that is here, or a digest.
+    """
+
+    relation: str
+    stub: str | None
+    digest: str | None
+    name: str | None
+
+
+class User(BaseModel):
+    """A version that was made from something."""
+
+    relation: str
+    stub: str
+    name: str
+    version: int
+
+
+class LineageView(BaseModel):
+    """What a version was made from, and what was made from it."""
+
+    made_from: list[Source]
+    used_by: list[User]
+
+
+class DeletedOut(BaseModel):
+    """A version that is gone for good."""
+
+    stub: str
+    reason: str
 
 
 class ModelSummary(BaseModel):

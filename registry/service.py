@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
-from registry import blob_queries, listings, queries
+from registry import blob_queries, listings, queries, version_queries
 from registry.blobs import Blobs
 from registry.caller import ANYONE, Caller
 from registry.db import Database
 from registry.errors import (
     AliasTakenError,
+    DeletedVersionError,
     InvalidManifestError,
     InvalidSizeError,
     InvalidStubError,
@@ -25,10 +26,12 @@ from registry.errors import (
     UnknownVersionError,
     VersionExistsError,
 )
+from registry.lineage import lineage_of, users_of_digest, view_of
 from registry.paging import read_cursor, write_cursor
 from registry.queries import LATEST
 from registry.schemas import (
     FileView,
+    LineageView,
     ModelPage,
     ModelSummary,
     SearchIn,
@@ -63,7 +66,8 @@ class Registry:
             if version is None:
                 self._check_blobs(session, manifest)
                 version = _add_version(session, manifest, wanted.version)
-            elif wanted.version not in (None, version.number):
+            check_not_deleted(version)
+            if wanted.version not in (None, version.number):
                 raise VersionExistsError(f"this manifest is v{version.number} already, not v{wanted.version}")
             for tag in tags:
                 queries.move_tag(session, version, tag, _now())
@@ -93,7 +97,7 @@ class Registry:
         with self.database.read() as session:
             found = queries.versions_of(session, _find_model(session, parse_stub(stub_text), caller).id)
             tags = queries.tags_of(session, (version.id for version in found))
-            return [_version_summary(version, tags[version.id]) for version in found]
+            return [version_summary(version, tags[version.id]) for version in found]
 
     def move_tag(self, stub_text: str, tag: str, expected: str | None = None, caller: Caller = ANYONE) -> VersionView:
         """Points a tag to the version that a stub names; `expected` is the digest the tag must point to before."""
@@ -110,6 +114,16 @@ class Registry:
             return _view(session, version)
 
         return self.database.write(work)
+
+    def lineage(self, stub_text: str, caller: Caller = ANYONE) -> LineageView:
+        """What the version that a stub names was made from, and what was made from it, as far as the caller sees."""
+        with self.database.read() as session:
+            return view_of(session, find_version(session, stub_text, caller), caller)
+
+    def made_from_digest(self, digest: str, caller: Caller = ANYONE) -> LineageView:
+        """Versions that were made by a recipe file, or from data, of this digest."""
+        with self.database.read() as session:
+            return LineageView(made_from=[], used_by=users_of_digest(session, digest, caller))
 
     # --- search
 
@@ -178,7 +192,10 @@ def _find_model(session: Session, stub: Stub, caller: Caller) -> Model:
 
 
 def find_version(session: Session, stub_text: str, caller: Caller) -> Version:
-    """The version that a stub names; raises `InvalidStubError`, `UnknownModelError` or `UnknownVersionError`."""
+    """The version that a stub names for the caller.
+
+    Raises `InvalidStubError`, `UnknownModelError`, `UnknownVersionError` or `DeletedVersionError`.
+    """
     return _find_version(session, parse_stub(stub_text), caller)
 
 
@@ -195,8 +212,18 @@ def _find_version(session: Session, stub: Stub, caller: Caller) -> Version:
         known = queries.versions_of(session, model.id, MAX_NAMED)
         tags = {tag for found in queries.tags_of(session, (v.id for v in known)).values() for tag in found}
         pins = [f"v{known_version.number}" for known_version in known] + sorted(tags)[:MAX_NAMED]
-        raise UnknownVersionError(f"{PREFIX}{model.full_name} has no {pin}; it has {', '.join(pins)}")
+        raise UnknownVersionError(f"{PREFIX}{model.full_name} has no {pin}; it has {', '.join(pins) or 'no version'}")
+    check_not_deleted(version)
     return version
+
+
+def check_not_deleted(version: Version) -> None:
+    """Raises `DeletedVersionError` with the reason."""
+    if version.deleted_at is not None:
+        raise DeletedVersionError(
+            f"{PREFIX}{version.model.full_name}@v{version.number} was deleted on {version.deleted_at:%Y-%m-%d}: "
+            f"{version.delete_reason}"
+        )
 
 
 def _claim(session: Session, manifest: Manifest) -> Model:
@@ -245,16 +272,16 @@ def _add_version(session: Session, manifest: Manifest, number: int | None) -> Ve
         for entry in manifest.files
     )
     session.flush()
-    if version.number > newest:
-        queries.move_tag(session, version, LATEST, now)
-        listings.refresh(session, model.id)
+    version_queries.add_lineage(session, version, lineage_of(manifest))
+    version_queries.refresh_latest(session, model.id, now)
     return version
 
 
 _COLUMNS = ("domain", "task", "architecture", "dataset", "license", "pattern", "quantized", "sparsity")
 
 
-def _version_summary(version: Version, tags: list[str]) -> VersionSummary:
+def version_summary(version: Version, tags: list[str]) -> VersionSummary:
+    """A version without its manifest."""
     return VersionSummary(
         name=PREFIX + version.model.full_name,
         alias=version.alias,
@@ -263,11 +290,12 @@ def _version_summary(version: Version, tags: list[str]) -> VersionSummary:
         tags=tags,
         created_at=version.created_at,
         size_bytes=version.size_bytes,
+        yank_reason=version.yank_reason,
     )
 
 
 def _view(session: Session, version: Version, role: Role | None = None) -> VersionView:
-    summary = _version_summary(version, queries.tags_of(session, [version.id])[version.id])
+    summary = version_summary(version, queries.tags_of(session, [version.id])[version.id])
     document = json.loads(version.manifest)
     files = [
         FileView(**entry, url=f"/api/v1/blobs/{entry['sha256']}")

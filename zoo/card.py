@@ -24,7 +24,7 @@ _REPORTS = ("report.json", "training/report.json")
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
 _OTHER_NAMES = (("task", "sub_domain"), ("task", "pipeline_tag"), ("dataset", "datasets"), ("base", "base_model"))
 _NO_METRIC = {"runtime", "samples"}
-_PLAIN = ("pattern", "quantized", "parameters", "base", "teacher", "recipe")
+_PLAIN = ("pattern", "quantized", "parameters", "base", "teacher", "recipe", "data_fingerprint")
 
 
 def read_metadata(folder: Path, stub: Stub) -> Metadata:

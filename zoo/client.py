@@ -38,6 +38,7 @@ from zoo.version import BenchmarkView, BestPage, SearchPage, VersionSummary, Ver
 BASE = "/api/v1"
 MAX_REDIRECTS = 5
 MAX_DOCUMENT_BYTES = 32 << 20
+_ASSEMBLED_BYTES_PER_S = 16 << 20  # a registry that puts an upload together is at least so fast
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,15})-(\d{1,15})/(\d{1,15})\Z")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _WITHOUT_PROXY = ("all://localhost", "all://127.0.0.1", "all://[::1]")
@@ -159,6 +160,46 @@ class RegistryClient:
                 _read(response, MAX_DOCUMENT_BYTES)
 
         repeat(attempt, self._patience)
+
+    def begin_upload(self, digest: str, size_bytes: int) -> tuple[str, int]:
+        """Begins an upload in chunks, or finds the one begun before: its id, and the offset where it goes on."""
+        answer = _object(self._call("POST", "/uploads", body={"digest": digest, "size_bytes": size_bytes}))
+        return _text(answer, "id"), _count(answer, "offset_bytes")
+
+    def append_chunk(self, upload: str, path: Path, offset: int, length: int) -> int:
+        """Sends a file's bytes from the offset on; returns the offset after them. Raises `OffsetMovedError`."""
+        limit_s = self._patience.request_s + length / self._patience.slow_bytes_per_s
+        headers = {"Upload-Offset": str(offset), "Content-Length": str(length)}
+
+        def attempt() -> int:
+            content = _span_chunks(path, offset, length)
+            with self._open("PATCH", f"/uploads/{upload}", limit_s, headers=headers, content=content) as response:
+                answer = _object(read_document(_read(response, MAX_DOCUMENT_BYTES), self.endpoint))
+                return _count(answer, "offset_bytes")
+
+        return repeat(attempt, self._patience)
+
+    def finish_upload(self, upload: str, size_bytes: int) -> None:
+        """Makes a complete upload a blob; raises `OffsetMovedError`, `IntegrityError`."""
+        limit_s = self._patience.request_s + size_bytes / _ASSEMBLED_BYTES_PER_S
+
+        def attempt() -> None:
+            with self._open("POST", f"/uploads/{upload}/finish", limit_s) as response:
+                _read(response, MAX_DOCUMENT_BYTES)
+
+        repeat(attempt, self._patience)
+
+    def lineage(self, stub: Stub) -> dict[str, Any]:
+        """What a version was made from, and what was made from it."""
+        return _object(self._get("/lineage", {"stub": str(stub)}))
+
+    def yank(self, stub: Stub, reason: str | None) -> VersionSummary:
+        """Leaves a version out where nothing pins it; without a reason, takes that back."""
+        return VersionSummary.parse(self._call("PUT", "/yanks", body={"stub": str(stub), "reason": reason}))
+
+    def delete_version(self, stub: Stub, reason: str, *, force: bool = False) -> None:
+        """Deletes a version for good."""
+        self._call("POST", "/versions/delete", body={"stub": str(stub), "reason": reason, "force": force})
 
     @contextmanager
     def open_blob(self, digest: str, start: int = 0, etag: str | None = None) -> Iterator[BlobStream]:
@@ -350,6 +391,32 @@ def _file_chunks(path: Path, digest: str, size_bytes: int, report: Callable[[int
             chunk = following
     if sent != size_bytes:
         raise IntegrityError(f"{path} changed while it was being published; publish again")
+
+
+def _span_chunks(path: Path, offset: int, length: int) -> Iterator[bytes]:
+    """A part of a file; raises `IntegrityError` if the file has become shorter."""
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        while length:
+            chunk = stream.read(min(length, CHUNK_BYTES))
+            if not chunk:
+                raise IntegrityError(f"{path} changed while it was being published; publish again")
+            length -= len(chunk)
+            yield chunk
+
+
+def _text(answer: Mapping[str, Any], key: str) -> str:
+    value = answer.get(key)
+    if not isinstance(value, str) or not value.isalnum():
+        raise UnavailableError(f"the registry's answer has no {key}")
+    return value
+
+
+def _count(answer: Mapping[str, Any], key: str) -> int:
+    value = answer.get(key)
+    if not isinstance(value, int) or value < 0:
+        raise UnavailableError(f"the registry's answer has no {key}")
+    return value
 
 
 def _items(answer: Any) -> list[Any]:

@@ -109,6 +109,7 @@ class Metadata(_Closed):
     base: StubText | None = None
     teacher: StubText | None = None
     recipe: StubText | None = None
+    data_fingerprint: Digest | None = None
 
 
 class Manifest(_Closed):

@@ -27,7 +27,9 @@ _BY_CODE: Mapping[str, type[ZooError]] = {
     "MANIFEST_INVALID": ManifestError,
     "DIGEST_INVALID": IntegrityError,
     "SIZE_INVALID": IntegrityError,
+    "BLOB_DAMAGED": IntegrityError,
 }
+_OFFSET_CODES = frozenset({"UPLOAD_OFFSET_INVALID", "UPLOAD_MOVED", "UPLOAD_INCOMPLETE"})
 _BY_STATUS: Mapping[int, type[ZooError]] = {
     401: AccessError,
     403: AccessError,
@@ -36,6 +38,14 @@ _BY_STATUS: Mapping[int, type[ZooError]] = {
     410: NotFoundError,
     416: RangeRefusedError,
 }
+
+
+class OffsetMovedError(ZooError):
+    """An upload goes on at another offset than the one that was sent."""
+
+    def __init__(self, message: str, offset_bytes: int) -> None:
+        super().__init__(message)
+        self.offset_bytes = offset_bytes
 
 
 class MissingBlobsError(ZooError):
@@ -69,11 +79,14 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, where: str) -
     problem = _problem(body)
     detail = str(problem.get("detail") or problem.get("title") or f"its answer begins with {first_line(body)}")[:2000]
     text = f"{detail} (HTTP {status} from {where})"
-    if status in _TRANSIENT:
-        return TransientError(f"the registry can't serve now: {text}", parse_retry_after(headers.get("retry-after")))
     code = problem.get("code")
+    if status in _TRANSIENT and code not in _BY_CODE:
+        return TransientError(f"the registry can't serve now: {text}", parse_retry_after(headers.get("retry-after")))
     if code == "MANIFEST_BLOB_UNKNOWN":
         return MissingBlobsError(text, _texts(problem.get("missing"), 10_000))
+    offset = problem.get("offset_bytes")
+    if code in _OFFSET_CODES and isinstance(offset, int) and offset >= 0:
+        return OffsetMovedError(text, offset)
     kind = _BY_CODE.get(str(code)) or _BY_STATUS.get(status, ZooError)
     return kind(text + _next_step(kind, problem))
 

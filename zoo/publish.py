@@ -18,6 +18,7 @@ from zoo.problems import MissingBlobsError
 from zoo.progress import Meter, Progress
 from zoo.settings import Settings
 from zoo.stub import Stub, is_tag
+from zoo.upload import upload_blob
 from zoo.version import BenchmarkView, VersionView
 
 
@@ -170,7 +171,7 @@ def _upload(
     meter = Meter("upload", total_bytes, progress)
     for digest, entry in entries.items():
         with meter.file(entry.path, entry.size_bytes) as report:
-            client.put_blob(sources[digest].source, digest, entry.size_bytes, report)
+            upload_blob(client, sources[digest].source, digest, entry.size_bytes, report)
     return total_bytes
 
 

@@ -108,6 +108,8 @@ class Resolver:
                 text = f"{error}; {stub} is taken as {known.stub}, known from before"
                 warnings.warn(text, ZooWarning, stacklevel=4)
             return known
+        if view.yank_reason:
+            warnings.warn(f"{view.stub} was yanked: {view.yank_reason}", ZooWarning, stacklevel=4)
         try:
             self.cache.write_manifest(view.manifest)
             self.cache.write_refs(self._settings.endpoint, view, stub)

@@ -46,6 +46,7 @@ class VersionSummary(_Answer):
     tags: tuple[Tag, ...] = ()
     created_at: str = ""
     size_bytes: Annotated[int, Field(ge=0)] = 0
+    yank_reason: str | None = None
 
     @property
     def stub(self) -> Stub:

@@ -6,10 +6,23 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Response
 
+from registry import retire
+from registry.errors import InvalidRequestError
 from registry.routes.bodies import StrictRoute
-from registry.routes.depends import RegistryDep, WriterDep
-from registry.schemas import MAX_STUB, TagIn, VersionIn, VersionList, VersionView
-from zoo.manifest import Role
+from registry.routes.depends import CallerDep, RegistryDep, WriterDep
+from registry.schemas import (
+    MAX_STUB,
+    DeletedOut,
+    DeleteIn,
+    LineageView,
+    TagIn,
+    VersionIn,
+    VersionList,
+    VersionSummary,
+    VersionView,
+    YankIn,
+)
+from zoo.manifest import Digest, Role
 
 router = APIRouter(tags=["versions"], route_class=StrictRoute)
 StubQuery = Annotated[str, Query(max_length=MAX_STUB, description="a stub: zoo:NAME[@PIN]")]
@@ -54,3 +67,29 @@ def move_tag(
     view = registry.move_tag(body.stub, body.tag, if_match.strip('"') if if_match else None)
     response.headers["ETag"] = f'"{view.digest}"'
     return view
+
+
+@router.put("/yanks")
+def yank(body: YankIn, registry: RegistryDep, writer: WriterDep) -> VersionSummary:
+    """Leaves a version out wherever nothing pins it, with the reason; a reason of null takes that back."""
+    return retire.yank(registry, body.stub, body.reason, writer)
+
+
+@router.post("/versions/delete")
+def delete(body: DeleteIn, registry: RegistryDep, writer: WriterDep) -> DeletedOut:
+    """Deletes a version for good. 409 while a tag points to it, or another model was made from it."""
+    retire.delete(registry, body.stub, body.reason, writer, force=body.force)
+    return DeletedOut(stub=body.stub, reason=body.reason)
+
+
+@router.get("/lineage")
+def lineage(
+    registry: RegistryDep,
+    caller: CallerDep,
+    stub: Annotated[str | None, Query(max_length=MAX_STUB, description="a stub: zoo:NAME[@PIN]")] = None,
+    digest: Annotated[Digest | None, Query(max_length=128, description="a recipe file's, or a data set's")] = None,
+) -> LineageView:
+    """What a version was made from, and what was made from it; or what was made by a recipe or from data."""
+    if (stub is None) == (digest is None):
+        raise InvalidRequestError("give either a stub or a digest")
+    return registry.lineage(stub, caller) if stub is not None else registry.made_from_digest(str(digest), caller)

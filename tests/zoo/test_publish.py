@@ -431,3 +431,67 @@ def test_wrong_cards_are_named(tmp_path: Path, card: str | bytes, message: str) 
 @pytest.mark.parametrize("card", ["no front matter", "---\n---\n", "---\n- a\n---\n", "---\nunknown: x\n---\n", ""])
 def test_cards_without_fields_are_fine(tmp_path: Path, card: str) -> None:
     assert layout(build(tmp_path, model_md=card))[0] == {"model.md": "card"}
+
+
+# --- large files, in chunks
+
+
+@pytest.fixture
+def chunks(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Chunks so small that a test's file has several."""
+    size = 1 << 16
+    monkeypatch.setattr("zoo.upload.WHOLE_BYTES", size)
+    monkeypatch.setattr("zoo.upload.CHUNK_BYTES", size)
+    return size
+
+
+@pytest.fixture
+def large(tmp_path: Path, name: str) -> Path:
+    return build(tmp_path / "large", training__model_safetensors=noise(name, 400_000))
+
+
+def test_a_large_file_goes_in_chunks_and_a_cut_costs_one_of_them(
+    proxy: FaultServer, settings: Settings, large: Path, name: str, chunks: int
+) -> None:
+    through = replace(settings, endpoint=proxy.url, patience=replace(QUICK, attempts=1, connect_attempts=1))
+    # whoami, missing, begin, two chunks, then the connection breaks
+    proxy.faults[:] = [faulty.well] * 5 + [faulty.cut_in_headers] * 40
+    with pytest.raises(UnavailableError):
+        zoo.publish(large, name, settings=through)
+    sent = [request.path for request in proxy.requests if request.method == "PATCH"]
+    assert len(sent) == 3
+    done = zoo.publish(large, name, settings=settings)
+    assert (done.created, done.version) == (True, 1)
+    folder = zoo.pull(name, settings=settings)
+    assert (folder / "training/model.safetensors").read_bytes() == noise(name, 400_000)
+
+
+def test_a_chunk_whose_answer_was_lost_is_not_sent_twice(
+    proxy: FaultServer, settings: Settings, large: Path, name: str, chunks: int
+) -> None:
+    def swallow(exchange: faulty.Exchange) -> None:
+        exchange.good()
+        faulty.cut_in_headers(exchange)
+
+    proxy.faults[:] = [faulty.well] * 3 + [swallow]
+    assert zoo.publish(large, name, settings=replace(settings, endpoint=proxy.url)).created
+    offsets = [request.headers["upload-offset"] for request in proxy.requests if request.method == "PATCH"]
+    assert offsets == [str(number) for number in (0, 0, *range(chunks, 400_000, chunks))]
+
+
+def test_a_large_file_that_changes_while_it_is_sent_is_refused(
+    proxy: FaultServer, settings: Settings, large: Path, name: str, chunks: int
+) -> None:
+    path = large / "training/model.safetensors"
+
+    def change(exchange: faulty.Exchange) -> None:
+        status = path.stat()
+        path.write_bytes(noise("other", 400_000))
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        faulty.well(exchange)
+
+    proxy.faults[:] = [faulty.well] * 3 + [change]
+    with pytest.raises(IntegrityError, match="changed while"):
+        zoo.publish(large, name, settings=replace(settings, endpoint=proxy.url))
+    with pytest.raises(NotFoundError):
+        zoo.resolve(name, settings=settings)

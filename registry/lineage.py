@@ -1,0 +1,81 @@
+"""What models were made from, and what was made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy.orm import Session
+
+from registry import queries, version_queries
+from registry.caller import Caller
+from registry.schemas import LineageView, Source, User
+from registry.tables import Lineage, Model, Version
+from zoo.manifest import Manifest, Role
+from zoo.stub import PREFIX, Stub
+
+
+def lineage_of(manifest: Manifest) -> Iterator[tuple[str, str, str | None]]:
+    """Relation, target and pin of everything that a manifest names as its origin."""
+    facts = manifest.metadata
+    for relation, text in (("base", facts.base), ("teacher", facts.teacher), ("recipe", facts.recipe)):
+        if text:
+            stub = Stub.parse(text)
+            yield relation, stub.full_name, stub.pin
+    for digest in sorted({entry.sha256 for entry in manifest.with_role(Role.RECIPE)}):
+        yield "recipe", digest, None
+    if facts.data_fingerprint:
+        yield "data", facts.data_fingerprint, None
+
+
+def view_of(session: Session, version: Version, caller: Caller) -> LineageView:
+    """Both directions of a version's lineage, without models that aren't there for the caller."""
+    sources = [_source(session, row, caller) for row in version_queries.made_from(session, version.id)]
+    return LineageView(made_from=sources, used_by=_seen(users_of(session, version), caller))
+
+
+def users_of(session: Session, version: Version) -> list[tuple[Lineage, Version]]:
+    """Versions of other models that were made from this version, or by a recipe file that it holds."""
+    names = version_queries.names_of(session, version.model_id)
+    recipes = version_queries.digests_of(session, version.id, Role.RECIPE)
+    found = version_queries.used_by(session, [*names, *recipes])
+    return [(row, user) for row, user in found if user.model_id != version.model_id and _means(row, version, recipes)]
+
+
+def users_of_digest(session: Session, digest: str, caller: Caller) -> list[User]:
+    """Versions that were made by a recipe file, or from data, of this digest."""
+    return _seen(version_queries.used_by(session, [digest]), caller)
+
+
+def _seen(found: Sequence[tuple[Lineage, Version]], caller: Caller) -> list[User]:
+    return [_user(row, user) for row, user in found if _is_there(user.model, caller)]
+
+
+def _is_there(model: Model, caller: Caller) -> bool:
+    return caller.may_read(model.full_name, private=model.private)
+
+
+def _means(row: Lineage, version: Version, recipes: Sequence[str]) -> bool:
+    """Whether a target is this version of its model; one without a number or digest may be any."""
+    if row.target in recipes or row.pin is None:
+        return True
+    pin = Stub(row.target, pin=row.pin)
+    if pin.is_digest:
+        return row.pin == version.digest
+    return pin.version in (None, version.number)
+
+
+def _source(session: Session, row: Lineage, caller: Caller) -> Source:
+    is_digest = row.target.startswith("sha256:")
+    pin = f"@{row.pin}" if row.pin else ""
+    holder = None if is_digest else queries.holder_of(session, row.target)
+    return Source(
+        relation=row.relation,
+        stub=None if is_digest else f"{PREFIX}{row.target}{pin}",
+        digest=row.target if is_digest else None,
+        name=PREFIX + holder.full_name if holder and _is_there(holder, caller) else None,
+    )
+
+
+def _user(row: Lineage, user: Version) -> User:
+    name = PREFIX + user.model.full_name
+    return User(relation=row.relation, stub=f"{name}@v{user.number}", name=name, version=user.number)

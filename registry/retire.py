@@ -1,0 +1,83 @@
+"""Versions that must no longer be used: yanked, which leaves their bytes to who pinned them, or deleted."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy.orm import Session
+
+from registry import queries, version_queries
+from registry.caller import Caller
+from registry.errors import ForbiddenError, InvalidRequestError, VersionInUseError
+from registry.lineage import users_of
+from registry.schemas import VersionSummary
+from registry.service import Registry, find_version, parse_stub, version_summary
+from registry.tables import Version
+from zoo.stub import PREFIX
+
+
+def yank(registry: Registry, stub_text: str, reason: str | None, caller: Caller) -> VersionSummary:
+    """Leaves a version out wherever nothing pins it, and tells the reason where something does; None takes that back.
+
+    `latest` moves to the newest version that is left. Safe to repeat; the last reason holds.
+    """
+    _check_pinned(stub_text)
+
+    def work(session: Session) -> VersionSummary:
+        version = _find(session, stub_text, caller)
+        queries.lock_model(session, version.model)
+        version.yanked_at, version.yank_reason = (None, None) if reason is None else (_now(), reason)
+        session.flush()
+        version_queries.refresh_latest(session, version.model_id, _now())
+        return version_summary(version, queries.tags_of(session, [version.id])[version.id])
+
+    return registry.database.write(work)
+
+
+def delete(registry: Registry, stub_text: str, reason: str, caller: Caller, *, force: bool = False) -> None:
+    """Takes a version's files away for good; its number and digest stay taken, and say the reason.
+
+    Raises `VersionInUseError` while a tag points to it, or, unless forced, while another model was made from it. Pulls
+    that are going on end well: its bytes stay for one grace period of the sweep.
+    """
+    _check_pinned(stub_text)
+
+    def work(session: Session) -> None:
+        version = _find(session, stub_text, caller)
+        queries.lock_model(session, version.model)
+        _check_unused(session, version, force=force)
+        version_queries.empty_version(session, version, _now())
+        version.deleted_at, version.delete_reason, version.check_report = _now(), reason, None
+        session.flush()
+        version_queries.refresh_latest(session, version.model_id, _now())
+
+    registry.database.write(work)
+
+
+def _check_unused(session: Session, version: Version, *, force: bool) -> None:
+    where = f"{PREFIX}{version.model.full_name}@v{version.number}"
+    tags = [tag for tag in queries.tags_of(session, [version.id])[version.id] if tag != queries.LATEST]
+    if tags:
+        raise VersionInUseError(f"the tags {', '.join(tags)} point to {where}; move them first", users=tags)
+    users = [f"{PREFIX}{user.model.full_name}@v{user.number}" for _, user in users_of(session, version)][:20]
+    if users and not force:
+        raise VersionInUseError(
+            f"{', '.join(users)} were made from {where}; yank it instead, or delete it by force", users=users
+        )
+
+
+def _find(session: Session, stub_text: str, caller: Caller) -> Version:
+    version = find_version(session, stub_text, caller)
+    if not caller.may_write_to(version.model.full_name):
+        raise ForbiddenError(f"this token may not write to {PREFIX}{version.model.full_name}")
+    return version
+
+
+def _check_pinned(text: str) -> None:
+    stub = parse_stub(text)
+    if not (stub.is_digest or stub.version):
+        raise InvalidRequestError(f"say which version of {text} is meant: {PREFIX}{stub.full_name}@v1, or @sha256:...")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

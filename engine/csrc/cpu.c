@@ -5,7 +5,7 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 
-enum { XCR0_AVX = 0x6, XCR0_AVX512 = 0xe6 };
+enum { XCR0_AVX = 0x6, XCR0_AVX512 = 0xe6, BIT_AVXVNNI = 1 << 4 };
 
 static uint64_t saved_registers(void) {
   uint32_t low, high;
@@ -16,7 +16,7 @@ static uint64_t saved_registers(void) {
 static bool has(uint32_t bits, uint32_t wanted) { return (bits & wanted) == wanted; }
 
 spw_cpu spw_cpu_detect(void) {
-  spw_cpu cpu = {false, false};
+  spw_cpu cpu = {.avx2 = false};
   uint32_t eax, ebx, ecx, edx;
   if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return cpu;
   if (!has(ecx, bit_OSXSAVE | bit_AVX | bit_FMA)) return cpu;
@@ -26,11 +26,23 @@ spw_cpu spw_cpu_detect(void) {
   cpu.avx512vnni = cpu.avx2 && (saved & XCR0_AVX512) == XCR0_AVX512 &&
                    has(ebx, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL) &&
                    has(ecx, bit_AVX512VNNI);
+#if defined(SPARROW_TESTING)
+  cpu.avxvnni = cpu.avx512vnni; /* whose encoding a test build's kernels use */
+#else
+  if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return cpu;
+  cpu.avxvnni = cpu.avx2 && has(eax, BIT_AVXVNNI);
+#endif
   return cpu;
 }
 
+#elif defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+
+spw_cpu spw_cpu_detect(void) { return (spw_cpu){.neon = (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0}; }
+
 #else
 
-spw_cpu spw_cpu_detect(void) { return (spw_cpu){false, false}; }
+spw_cpu spw_cpu_detect(void) { return (spw_cpu){.avx2 = false}; }
 
 #endif

@@ -18,12 +18,19 @@ static const spw_kernels scalar_kernels = {
 };
 
 #if defined(__x86_64__)
-#define KERNEL(name, arguments) DECLARE(name, arguments, avx2) DECLARE(name, arguments, avx512vnni)
+#define KERNEL(name, arguments) \
+  DECLARE(name, arguments, avx2) DECLARE(name, arguments, avxvnni) DECLARE(name, arguments, avx512vnni)
 #include "kernels.def"
 #undef KERNEL
 static const spw_kernels avx2_kernels = {
     "avx2",
 #define KERNEL(name, arguments) spw_##name##_avx2,
+#include "kernels.def"
+#undef KERNEL
+};
+static const spw_kernels avxvnni_kernels = {
+    "avxvnni",
+#define KERNEL(name, arguments) spw_##name##_avxvnni,
 #include "kernels.def"
 #undef KERNEL
 };
@@ -33,22 +40,39 @@ static const spw_kernels avx512vnni_kernels = {
 #include "kernels.def"
 #undef KERNEL
 };
+#elif defined(__aarch64__)
+#define KERNEL(name, arguments) DECLARE(name, arguments, neon)
+#include "kernels.def"
+#undef KERNEL
+static const spw_kernels neon_kernels = {
+    "neon",
+#define KERNEL(name, arguments) spw_##name##_neon,
+#include "kernels.def"
+#undef KERNEL
+};
 #endif
 
 /* Best first. */
 static const spw_kernels *const all_kernels[] = {
 #if defined(__x86_64__)
     &avx512vnni_kernels,
+    &avxvnni_kernels,
     &avx2_kernels,
+#elif defined(__aarch64__)
+    &neon_kernels,
 #endif
     &scalar_kernels,
 };
 enum { ISA_COUNT = sizeof all_kernels / sizeof *all_kernels };
 
 static bool runs_here(const char *isa) {
-  spw_cpu cpu = spw_cpu_detect();
-  if (strcmp(isa, "avx512vnni") == 0) return cpu.avx512vnni;
-  if (strcmp(isa, "avx2") == 0) return cpu.avx2;
+#if defined(__x86_64__)
+  if (strcmp(isa, "avx512vnni") == 0) return spw_cpu_detect().avx512vnni;
+  if (strcmp(isa, "avxvnni") == 0) return spw_cpu_detect().avxvnni;
+  if (strcmp(isa, "avx2") == 0) return spw_cpu_detect().avx2;
+#elif defined(__aarch64__)
+  if (strcmp(isa, "neon") == 0) return spw_cpu_detect().neon;
+#endif
   return true;
 }
 

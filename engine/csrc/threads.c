@@ -172,7 +172,7 @@ static spw_status find_kernels(const char *isa, const spw_kernels **kernels, spw
     if (strcmp(isa, spw_isa_name(i)) == 0)
       return spw_fail(error, SPW_UNSUPPORTED_ISA, "this CPU can't run the instruction set %s", isa);
   return spw_fail(error, SPW_UNSUPPORTED_ISA,
-                  "this build has no instruction set \"%.64s\": use scalar, avx2 or avx512vnni", isa);
+                  "this build has no instruction set \"%.64s\": use scalar, avx2, avxvnni, avx512vnni or neon", isa);
 }
 
 static void destroy(spw_pool *pool) {

@@ -15,7 +15,7 @@ from engine.runtime import CompiledModel, load_library
 from tests.engine.programs import BYTES, Builder, softmax_attention, sparsify
 
 Array = NDArray[Any]
-ISAS = ("scalar", "avx2", "avx512vnni")
+ISAS = ("scalar", "avx2", "avxvnni", "avx512vnni")
 EDGES = [
     (1, 1, 1),
     (15, 3, 2),

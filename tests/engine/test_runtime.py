@@ -56,7 +56,7 @@ def test_row_100_threads_batches_and_instruction_sets_do_not_change_a_bit(
 ) -> None:
     _, lib = load_library()
     given, results = request(3, 37), []
-    for isa in ("scalar", "avx2", "avx512vnni"):
+    for isa in ("scalar", "avx2", "avxvnni", "avx512vnni", "neon"):
         if not lib.spw_isa_supported(isa.encode()):
             continue
         monkeypatch.setenv("SPARROW_ISA", isa)
@@ -139,7 +139,7 @@ def test_row_96_unknown_instruction_sets_are_refused_by_name(monkeypatch: pytest
         CompiledModel.from_plan(PLAN)
     monkeypatch.setenv("SPARROW_ISA", "")
     with CompiledModel.from_plan(PLAN, 1) as opened:
-        assert opened.isa in ("scalar", "avx2", "avx512vnni")
+        assert opened.isa in ("scalar", "avx2", "avxvnni", "avx512vnni", "neon")
 
 
 def fake_system(root: Path, siblings: int, quota: str | None) -> tuple[Path, Path]:

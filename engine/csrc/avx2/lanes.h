@@ -6,19 +6,16 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifndef SPW_KERNEL
 #define SPW_KERNEL(name) spw_##name##_avx2
+#endif
 #ifndef SPW_INLINE
 #define SPW_INLINE static inline __attribute__((always_inline))
 #endif
 #define SPW_FUNCTION SPW_INLINE
 
-enum { S8_ROWS = 2, S8_TILES = 1, F32_ROWS = 4, F32_TILES = 1, SPARSE_TILES = 2, SPARSE_F32_TILES = 4 };
-
 typedef struct { __m256 lo, hi; } vf;
 typedef struct { __m256i lo, hi; } vi;
-typedef struct { __m256i v[4]; } vx; /* v[i]: tokens 4i..4i+3, their 4 channels widened to 16 bits */
-typedef __m256i vw;                  /* 4 weights widened to 16 bits, four times */
-typedef struct { __m256i v[4]; } vacc; /* as vx, each token as two 32-bit partial sums */
 
 #define PAIR(type, f) ((type){f(a.lo, b.lo), f(a.hi, b.hi)})
 
@@ -72,6 +69,21 @@ SPW_INLINE vf vf_lookup32(const float *table, vf bits) {
               _mm256_i32gather_ps(table, _mm256_and_si256(_mm256_castps_si256(bits.hi), low), 4)};
 }
 
+SPW_INLINE void transpose_4x4_bytes(const uint8_t *from, uint8_t *to) {
+  const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  for (int b = 0; b < 4; b++) {
+    __m128i block = _mm_loadu_si128((const __m128i *)(from + b * 16));
+    _mm_storeu_si128((__m128i *)(to + b * 16), _mm_shuffle_epi8(block, order));
+  }
+}
+
+#ifndef SPW_OWN_DOT
+enum { S8_ROWS = 2, S8_TILES = 1, F32_ROWS = 4, F32_TILES = 1, SPARSE_TILES = 2, SPARSE_F32_TILES = 4 };
+
+typedef struct { __m256i v[4]; } vx; /* v[i]: tokens 4i..4i+3, their 4 channels widened to 16 bits */
+typedef __m256i vw;                  /* 4 weights widened to 16 bits, four times */
+typedef struct { __m256i v[4]; } vacc; /* as vx, each token as two 32-bit partial sums */
+
 SPW_INLINE vx vx_load(const uint8_t *p) {
   const __m128i *q = (const __m128i *)p;
   return (vx){{_mm256_cvtepu8_epi16(_mm_loadu_si128(q)), _mm256_cvtepu8_epi16(_mm_loadu_si128(q + 1)),
@@ -106,12 +118,5 @@ SPW_INLINE vacc vacc_load(const void *p) {
                  _mm256_unpacklo_epi32(hi, zero), _mm256_unpackhi_epi32(hi, zero)}};
 }
 
-SPW_INLINE void transpose_4x4_bytes(const uint8_t *from, uint8_t *to) {
-  const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  for (int b = 0; b < 4; b++) {
-    __m128i block = _mm_loadu_si128((const __m128i *)(from + b * 16));
-    _mm_storeu_si128((__m128i *)(to + b * 16), _mm_shuffle_epi8(block, order));
-  }
-}
-
+#endif
 #endif

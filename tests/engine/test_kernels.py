@@ -285,7 +285,7 @@ def test_embedding_tables_add_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 5, 64, 65])
-@pytest.mark.parametrize("quantization", [Quantization(0.0173, 128), Quantization(1e-38, 0), Quantization(3.0, 255)])
+@pytest.mark.parametrize("quantization", [Quantization(0.0173, 128), Quantization(1.2e-38, 0), Quantization(3.0, 255)])
 def test_dequantize_is_numpy_to_the_bit(
     monkeypatch: pytest.MonkeyPatch, channels: int, quantization: Quantization
 ) -> None:

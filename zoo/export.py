@@ -177,7 +177,7 @@ def compare(model: nn.Module, path: Path, feeds: Sequence[Arrays]) -> dict[str, 
     Returns the largest and the relative RMS difference of logits, the share of equal argmaxes, and the
     (feed, outputs) pairs. Raises TrainingError when a float model's logits differ by more than 1e-4; or when a
     quantized model, where one rounding that falls differently moves those after it, differs by more than a
-    quarter of the logits' spread in RMS, or picks a clearly worse token in more than one row of a hundred.
+    quarter of the logits' spread in RMS, or picks a clearly worse token in more than one row, and one of a hundred.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -200,7 +200,9 @@ def compare(model: nn.Module, path: Path, feeds: Sequence[Arrays]) -> dict[str, 
     }
     quantized = any(True for _ in quantized_modules(model))
     fits = facts["relative_rms_difference"] <= ROUNDING_TOLERANCE if quantized else largest.max() <= FLOAT_TOLERANCE
-    if not (np.isfinite(largest).all() and fits and close.mean() >= LEAST_AGREEMENT):
+    worse = int((~close.astype(bool)).sum())
+    agrees = worse <= 1 + (1 - LEAST_AGREEMENT) * len(close)  # one row of a few dozen is within what chance does
+    if not (np.isfinite(largest).all() and fits and agrees):
         raise TrainingError(f"the exported model differs from the trained one, so nothing was written: {facts}")
     return {**facts, "pairs": pairs}
 

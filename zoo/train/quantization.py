@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
@@ -51,6 +51,16 @@ def _within(name: str, top: str) -> bool:
     return name == top or name.startswith(top + ".")
 
 
+def _bounds(x: Tensor) -> Iterable[Tensor]:
+    """Return the least and the greatest element, over the batches of all processes."""
+    low, high = torch.aminmax(x)
+    if not distributed.is_initialized():
+        return low, high
+    both = torch.stack([-low, high]).float()
+    distributed.all_reduce(both, distributed.ReduceOp.MAX)
+    return -both[0], both[1]
+
+
 class ActivationQuantizer(nn.Module):
     """u8 per-tensor fake quantization with a moving-average range. Shape and dtype pass through."""
 
@@ -75,7 +85,7 @@ class ActivationQuantizer(nn.Module):
         return cast("Tensor", fake_quantize(x, self.scale, self.zero_point, 0, 255))
 
     def _observe(self, x: Tensor) -> None:
-        low, high = (float(bound) for bound in torch.aminmax(x))
+        low, high = (float(bound) for bound in _bounds(x))
         if not (low > -float("inf") and high < float("inf")):
             raise TrainingError(f"an activation to be quantized is not finite (range {low} to {high})")
         low, high = min(low, 0.0), max(high, 0.0)

@@ -4,8 +4,8 @@ A linear layer y = x W^T loses |X (W - W')^T|^2 on inputs X when W becomes W', s
 every row of W. Removing a block q of a row costs w_q^T ([H^-1]_qq)^-1 w_q when the other weights move to make up for
 it (Hassibi & Stork 1992; in blocks: Kurtic et al. 2022, arXiv 2203.07259). Blocks are chosen from left to right as
 SparseGPT does (Frantar & Alistarh 2023, arXiv 2301.00774): one inverse serves all rows, and what a removal costs moves
-into the columns to its right. When all blocks are chosen, each row is solved anew by least squares on what it keeps,
-unless it keeps so much that solving costs more than it gains.
+into the columns to its right. When all blocks are chosen, all rows are solved anew by least squares on what they
+keep, by conjugate gradients from where the sweep left them: every step lowers the very loss above.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from zoo.errors import TrainingError
 
-_MOST_SOLVED = 512  # inputs that a row may keep to be solved anew; the work grows with their cube
-_ROWS_AT_ONCE = 64  # bounds the memory of the least squares: rows * kept * kept floats
+_STEPS = 60  # of conjugate gradients; a step costs one product with the Hessian
 
 
 @torch.no_grad()
@@ -117,9 +116,7 @@ def prune_by_outputs(
         kept[:, here] = chosen.reshape(scores.shape)
         _remove(moved, upper, kept[:, here], first, last, width)
     grown = kept.repeat_interleave(width, 1)
-    if int(grown.sum(1).max()) > _MOST_SOLVED:
-        return grown, moved * grown
-    return grown, least_squares(weight.detach(), hessian, grown)
+    return grown, least_squares(weight.detach(), hessian, grown, moved * grown)
 
 
 def _costs(weight: Tensor, upper: Tensor, first: int, last: int, width: int) -> Tensor:
@@ -144,21 +141,28 @@ def _remove(weight: Tensor, upper: Tensor, kept: Tensor, first: int, last: int, 
 
 
 @torch.no_grad()
-def least_squares(weight: Tensor, hessian: Tensor, mask: Tensor) -> Tensor:
-    """Return the W' that is zero outside of the mask with the least tr((W - W') H (W - W')^T).
+def least_squares(weight: Tensor, hessian: Tensor, mask: Tensor, start: Tensor, steps: int = _STEPS) -> Tensor:
+    """Return a W' that is zero outside of the mask, with tr((W - W') H (W - W')^T) near its least, never above start's.
 
-    Row by row W'_M = H_MM^-1 (H w)_M. weight, mask [out, in]; hessian [in, in], positive definite.
+    Row by row W'_M = H_MM^-1 (H w)_M, by at most `steps` conjugate gradients from `start`, scaled by H's diagonal.
+    weight, mask, start [out, in]; hessian [in, in], positive definite.
     """
-    goals = weight @ hessian
-    result = torch.zeros_like(weight)
-    for first in range(0, len(weight), _ROWS_AT_ONCE):
-        rows = mask[first : first + _ROWS_AT_ONCE]
-        most = int(rows.sum(1).max())
-        places = torch.argsort((~rows).to(torch.int8), dim=1, stable=True)[:, :most]  # kept ones first
-        real = rows.gather(1, places)
-        inner = hessian[places[:, :, None], places[:, None, :]]
-        inner = inner * (real[:, :, None] & real[:, None, :]) + torch.diag_embed((~real).to(hessian.dtype))
-        goal = goals[first : first + _ROWS_AT_ONCE].gather(1, places) * real
-        solved = torch.cholesky_solve(goal[:, :, None], torch.linalg.cholesky(inner))[:, :, 0]
-        result[first : first + _ROWS_AT_ONCE].scatter_(1, places, solved * real)
-    return result
+    scale = hessian.diagonal().reciprocal()
+    solution = start.clone()
+    residual = (weight - solution) @ hessian * mask
+    direction = residual * scale
+    energy = (residual * direction).sum(1, keepdim=True)
+    least = energy * torch.finfo(weight.dtype).eps ** 2
+    for _ in range(steps):
+        image = direction @ hessian * mask
+        curvature = (direction * image).sum(1, keepdim=True)
+        going = (energy > least) & (curvature > 0)  # rows that have arrived stay
+        if not going.any():
+            break
+        length = torch.where(going, energy / curvature.where(going, 1.0), 0.0)
+        solution += length * direction
+        residual -= length * image
+        scaled = residual * scale
+        before, energy = energy, (residual * scaled).sum(1, keepdim=True)
+        direction = scaled + energy / before.where(going, 1.0) * direction
+    return solution

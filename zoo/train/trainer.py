@@ -27,6 +27,7 @@ from zoo.recipe import Recipe
 from zoo.train.distillation import Teacher
 from zoo.train.quantization import calibrate
 from zoo.train.session import RecipeSession
+from zoo.train.stopping import StopOnSignal, TrainingStoppedError
 
 SESSION_FILE = "session.safetensors"
 RECIPE_FILE = "recipe.yaml"
@@ -108,6 +109,8 @@ class Trainer(transformers.Trainer):
         self.teacher, self.lengths = teacher, lengths
         self.loss_is_scaled_for_ga = False
         self.add_callback(_Steps(self))
+        self.stopping = StopOnSignal()
+        self.add_callback(self.stopping)
 
     def steps_per_epoch(self) -> int:
         """Return the optimizer steps of one epoch on this process."""
@@ -116,11 +119,16 @@ class Trainer(transformers.Trainer):
     def train(  # type: ignore[override]  # the base class's other parameters are for sweeps, and pass through
         self, resume_from_checkpoint: Any = None, **kwargs: Any
     ) -> Any:
-        """Train, and finish the recipe. Raises TrainingError; see RecipeSession."""
+        """Train, and finish the recipe.
+
+        Raises TrainingError, see RecipeSession; TrainingStoppedError when a signal ended the run early.
+        """
         if self.recipe.max_epochs:
             self.args.num_train_epochs = self.recipe.max_epochs
         self.session = RecipeSession(self.model, self.recipe, self.steps_per_epoch(), self.teacher, self._samples)
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        if self.stopping.received and self.state.global_step < self.state.max_steps:
+            raise TrainingStoppedError(self.stopping.received, self.state.global_step)
         self.session.finish()
         return result
 

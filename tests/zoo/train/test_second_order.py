@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,13 +32,20 @@ def direct(weight: Tensor, x: Tensor, mask: Tensor) -> Tensor:
 
 
 def test_least_squares_equals_a_direct_solution_row_by_row() -> None:
-    x, weight = correlated(200, 24).double(), torch.randn(70, 24).double()  # more rows than are solved at once
+    x, weight = correlated(200, 24).double(), torch.randn(70, 24).double()
     mask = torch.rand(70, 24) < 0.4
     mask[0], mask[1] = True, False
     mask[1, 3] = True
-    solved = least_squares(weight, x.T @ x / 200, mask)
+    solved = least_squares(weight, x.T @ x / 200, mask, weight * mask, steps=200)
     torch.testing.assert_close(solved, direct(weight, x, mask))
     assert not solved[~mask].any()
+
+
+def test_every_step_towards_the_least_squares_lowers_the_loss() -> None:
+    x, weight = correlated(200, 24).double(), torch.randn(10, 24).double()
+    hessian, mask = x.T @ x / 200, torch.rand(10, 24) < 0.6
+    losses = [loss(weight, least_squares(weight, hessian, mask, weight * mask, steps), hessian) for steps in range(8)]
+    assert all(later < earlier for earlier, later in pairwise(losses))
 
 
 def test_saliency_is_what_the_best_removal_of_a_block_costs() -> None:
@@ -82,7 +91,7 @@ def test_outputs_lose_less_than_by_magnitude() -> None:
     kept[scores.flatten().topk(384, largest=False).indices] = False
     by_magnitude = kept.reshape(32, 16).repeat_interleave(4, 1)
     ours = loss(weight, moved, hessian)
-    assert ours < loss(weight, least_squares(weight, hessian, by_magnitude), hessian)
+    assert ours < loss(weight, least_squares(weight, hessian, by_magnitude, weight * by_magnitude), hessian)
     assert ours < 0.7 * loss(weight, weight * by_magnitude, hessian)
     assert ours < loss(weight, weight * mask, hessian)
 

@@ -217,8 +217,8 @@ def _report(demo: Demo, figures: dict[str, Any]) -> None:
     demo.console.print()
     demo.console.print(table)
     demo.console.print(
-        "Three epochs of a few hundred questions win back a part of what pruning to 80 % costs; docs/results.md tells of\n"
-        "a longer run on SQuAD.\n\n"
+        "Three epochs of a few hundred questions win back a part of what pruning to 80 % costs;\n"
+        "docs/results.md tells of a longer run.\n\n"
         f"The chain took {figures['seconds']} s. To come back to it:\n"
         f"  ZOO_ENDPOINT={demo.registry_url}\n"
         f"  registry, with a page per model:  zoo registry serve --folder {demo.folder / 'registry'} "

@@ -608,6 +608,61 @@ def scrub_registry(folder: FolderOption = None, database_url: DatabaseOption = N
         raise typer.Exit(EXIT_INTEGRITY)
 
 
+@registry_app.command("verify")
+def verify_registry(folder: FolderOption = None, database_url: DatabaseOption = None) -> None:
+    """The same as scrub."""
+    scrub_registry(folder, database_url)
+
+
+@registry_app.command("backup")
+def backup_registry(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="where the bundle is written, such as zoo.tar")],
+    folder: FolderOption = None,
+    database_url: DatabaseOption = None,
+) -> None:
+    """Write the whole registry, rows and files, into one bundle; it may be serving meanwhile.
+
+    Example: zoo registry backup zoo-2026-11-24.tar --folder /srv/zoo
+    """
+    from registry import admin
+
+    report = admin.backup(_registry_settings(folder, database_url), file)
+    Output.emit(report, f"{report.rows} rows, {report.blobs} files, {size_text(report.size_bytes)}")
+
+
+@registry_app.command("restore")
+def restore_registry(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a bundle that backup wrote")],
+    folder: FolderOption = None,
+    database_url: DatabaseOption = None,
+) -> None:
+    """Fill a new, empty registry from a bundle; the database may be of the other kind.
+
+    Example: zoo registry restore zoo-2026-11-24.tar --database-url postgresql://zoo@localhost/zoo
+    """
+    from registry import admin
+
+    report = admin.restore(_registry_settings(folder, database_url), file)
+    Output.emit(report, f"{report.rows} rows, {report.blobs} files, {size_text(report.size_bytes)}")
+
+
+@registry_app.command("export")
+def export_registry(
+    static: Annotated[Path, typer.Option(metavar="DIR", help="the folder that a web server will serve")],
+    folder: FolderOption = None,
+    database_url: DatabaseOption = None,
+) -> None:
+    """Write every public model into a folder; any web server makes a read-only registry of it.
+
+    Example: zoo registry export --static site && python -m http.server --directory site 8000,
+    then ZOO_ENDPOINT=http://127.0.0.1:8000 zoo pull zoo:NAME
+    """
+    from registry import admin
+
+    report = admin.export_static(_registry_settings(folder, database_url), static)
+    Output.emit(report, f"{report.models} models, {report.versions} versions, {size_text(report.size_bytes)}")
+
+
 @token_app.command("create")
 def create_token(name: str, folder: FolderOption = None, database_url: DatabaseOption = None) -> None:
     """Make a token that may publish; it is shown once."""

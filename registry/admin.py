@@ -8,15 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from registry import blob_queries, migrate, queries
+from registry import blob_queries, bundle, migrate, queries, static
 from registry.auth import hash_token, new_token
 from registry.blobs import Blobs
+from registry.bundle import BundleReport
 from registry.db import Database
 from registry.errors import InvalidRequestError, TakenError, UnknownBlobError, UnknownError
+from registry.service import Registry
 from registry.settings import Settings
+from registry.static import StaticReport
 from registry.storage import BlobStore, open_store
 from registry.tables import Token
 from zoo.stub import PREFIX
@@ -131,6 +135,24 @@ def _rehash(store: BlobStore, digest: str) -> tuple[str, int] | None:
     except UnknownBlobError:  # deleted since
         return None
     return "sha256:" + total.hexdigest(), size
+
+
+def backup(settings: Settings, path: Path) -> BundleReport:
+    """Writes the whole registry into one file; see `registry.bundle`."""
+    with _open(settings) as (database, store):
+        return bundle.backup(database, Blobs(database, store), path)
+
+
+def restore(settings: Settings, path: Path) -> BundleReport:
+    """Fills a new, empty registry from a backup."""
+    with _open(settings) as (database, store):
+        return bundle.restore(database, Blobs(database, store), path)
+
+
+def export_static(settings: Settings, folder: Path) -> StaticReport:
+    """Writes every public model into a folder that any web server can serve."""
+    with _open(settings) as (database, store):
+        return static.export_static(Registry(database, Blobs(database, store)), folder)
 
 
 def create_token(settings: Settings, name: str, expires_in: timedelta | None = None) -> str:

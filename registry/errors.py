@@ -31,6 +31,8 @@ RegistryError
 │   └── IncompleteUploadError           UPLOAD_INCOMPLETE      + offset_bytes
 ├── UnauthorizedError                   UNAUTHORIZED
 ├── ForbiddenError                      FORBIDDEN
+├── BundleError                         a backup can't be written, or read
+├── ExportError                         a folder can't be written
 ├── DamagedBlobError                    BLOB_DAMAGED
 └── UnavailableError                    UNAVAILABLE
 
@@ -222,6 +224,14 @@ class ForbiddenError(RegistryError):
     """The request isn't allowed, whatever the token."""
 
     code = "FORBIDDEN"
+
+
+class BundleError(RegistryError):
+    """A bundle can't be written, or isn't one that can be restored here."""
+
+
+class ExportError(RegistryError):
+    """A folder can't be exported to."""
 
 
 class DamagedBlobError(RegistryError):

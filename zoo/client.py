@@ -24,6 +24,7 @@ from weakref import WeakSet
 
 import httpx
 
+from zoo import static_registry
 from zoo.benchmark import BenchmarkRecord, Hardware
 from zoo.disk import CHUNK_BYTES
 from zoo.errors import IntegrityError, UnavailableError, ZooError
@@ -97,16 +98,27 @@ class RegistryClient:
 
     def resolve(self, stub: Stub) -> VersionView:
         """The version that a stub names now."""
-        return VersionView.read(self._get("/resolve", {"stub": str(stub)}), stub)
+        answer = self._get("/resolve", {"stub": str(stub)})
+        if static_registry.is_static(answer):
+            answer = static_registry.choose(self._get(static_registry.path_of(stub)), stub)
+        return VersionView.read(answer, stub)
 
     def search(self, text: str = "", *, limit: int = 20, cursor: str | None = None, **filters: object) -> SearchPage:
         """One page of models; filters are domain, task, architecture, dataset, pattern, license, quantized, ..."""
         wanted = {"q": text, "limit": limit, "cursor": cursor, **filters}
-        return SearchPage.parse(self._get("/models", {k: _plain(v) for k, v in wanted.items() if v not in (None, "")}))
+        asked = {k: v for k, v in wanted.items() if v not in (None, "")}
+        answer = self._get("/models", {k: _plain(v) for k, v in asked.items()})
+        if static_registry.is_static(answer):
+            del asked["limit"]
+            answer = {"items": static_registry.matching(answer["items"], asked, limit), "next_cursor": None}
+        return SearchPage.parse(answer)
 
     def versions(self, stub: Stub) -> tuple[VersionSummary, ...]:
         """All versions of a model."""
-        return tuple(VersionSummary.parse(item) for item in _items(self._get("/versions", {"stub": str(stub)})))
+        answer = self._get("/versions", {"stub": str(stub)})
+        if static_registry.is_static(answer):
+            answer = {"items": static_registry.versions_in(self._get(static_registry.path_of(stub)))}
+        return tuple(VersionSummary.parse(item) for item in _items(answer))
 
     def post_benchmark(self, stub: Stub, record: BenchmarkRecord) -> BenchmarkView:
         """Adds a measurement to the version that the stub names; sending the same one again changes nothing."""

@@ -1,0 +1,101 @@
+"""A registry as plain files, which any web server can serve and the client reads like a registry.
+
+    api/v1/blobs/sha256:HEX          the blobs, under the path that a registry serves them at
+    api/v1/static/NAME.json          all versions of a model, for each of its names; "/" is written "+"
+    api/v1/models                    the models, unfiltered
+    api/v1/resolve  api/v1/versions  a mark that tells the client to choose for itself
+
+A web server ignores the query of a URL, so that the last three answer every question with the same file. They are
+written last: before them the folder resolves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from registry import queries, version_queries
+from registry.caller import ANYONE
+from registry.errors import ExportError
+from registry.schemas import SearchIn, VersionView
+from registry.service import Registry
+from zoo.stub import PREFIX
+
+MARK = {"static_registry": 1}
+_PAGE = 100
+
+
+@dataclass(frozen=True)
+class StaticReport:
+    """What a folder holds after an export."""
+
+    models: int
+    versions: int
+    size_bytes: int
+
+
+def export_static(registry: Registry, folder: Path) -> StaticReport:
+    """Writes every public model into a folder; what is there already with the right size is left as it is.
+
+    Raises `ExportError` if the folder can't be written, `DamagedBlobError` for a blob that is damaged.
+    """
+    base = folder / "api" / "v1"
+    models, versions = 0, 0
+    written = dict[str, int]()
+    try:
+        for name in ("blobs", "static"):
+            (base / name).mkdir(parents=True, exist_ok=True)
+        summaries = list(_models(registry))
+        for summary in summaries:
+            views = [registry.resolve(f"{summary['name']}@v{v.version}") for v in registry.versions(summary["name"])]
+            for view in views:
+                written |= {file.sha256: file.size_bytes for file in view.files}
+                _copy_blobs(registry, view, base / "blobs")
+            document = json.dumps({"versions": [view.model_dump(mode="json") for view in views]}).encode()
+            for name in _names(registry, summary["name"]):
+                _write(base / "static" / f"{name.replace('/', '+')}.json", document)
+            models, versions = models + 1, versions + len(views)
+        _write(base / "models", json.dumps({**MARK, "items": summaries, "next_cursor": None}).encode())
+        for name in ("versions", "resolve"):
+            _write(base / name, json.dumps(MARK).encode())
+    except OSError as error:
+        raise ExportError(f"{folder} can't be written: {error.strerror or error}") from error
+    return StaticReport(models, versions, sum(written.values()))
+
+
+def _models(registry: Registry) -> Iterator[dict[str, Any]]:
+    cursor = None
+    while True:
+        page = registry.search(SearchIn(limit=_PAGE, cursor=cursor), ANYONE)
+        yield from (item.model_dump(mode="json") for item in page.items)
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def _names(registry: Registry, stub: str) -> list[str]:
+    with registry.database.read() as session:
+        model = queries.holder_of(session, stub.removeprefix(PREFIX))
+        return list(version_queries.names_of(session, model.id)) if model else []
+
+
+def _copy_blobs(registry: Registry, view: VersionView, folder: Path) -> None:
+    for file in view.files:
+        target = folder / file.sha256
+        if target.exists() and target.stat().st_size == file.size_bytes:
+            continue
+        fresh = target.with_name(f".{target.name}")
+        with fresh.open("wb") as stream:
+            for block in registry.blobs.read_whole(file.sha256, registry.blobs.size(file.sha256)):
+                stream.write(block)
+        fresh.replace(target)
+
+
+def _write(path: Path, data: bytes) -> None:
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_bytes(data)
+    fresh.replace(path)

@@ -480,38 +480,77 @@ def evaluate(
 
 @app.command()
 def benchmark(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="a stub, folder or file; or: kernels")],
+    batch_size: Annotated[int, typer.Option("--batch_size", "--batch-size", "-b", min=1)] = 1,
+    sequence_length: Annotated[
+        int, typer.Option("--sequence_length", "--sequence-length", "-seq_len", "--seq_len", min=1)
+    ] = 128,
+    input_shapes: Annotated[str | None, typer.Option("--input_shapes", "-i", "-shapes", help="such as [1,384]")] = None,
+    num_cores: Annotated[int | None, typer.Option("--num_cores", "--num-cores", "-ncores", min=1)] = None,
+    scenario: Annotated[str, typer.Option("--scenario", "-s", help="sync, async or elastic")] = "sync",
+    num_streams: Annotated[int | None, typer.Option("--num_streams", "--num-streams", "-nstreams", min=1)] = None,
+    seconds: Annotated[float, typer.Option("--time", "-t", min=0.1, help="seconds to measure")] = 10,
+    warmup: Annotated[float, typer.Option("--warmup_time", "--warmup-time", "-w", min=0, help="seconds before")] = 2,
+    engine_type: Annotated[str, typer.Option("--engine", "-e", help="sparrow or onnxruntime")] = "sparrow",
+    compare: Annotated[str | None, typer.Option(help="other engines in turns: onnxruntime,openvino,deepsparse")] = None,
+    peer_python: Annotated[list[str] | None, typer.Option(help="an engine's Python, as NAME=PATH")] = None,
+    peer_model: Annotated[list[str] | None, typer.Option(help="an engine's form of the model, as NAME=PATH")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="turns of each engine")] = 7,
+    export_path: Annotated[Path | None, typer.Option("--export_path", "--export-path", "-x")] = None,
+    thread_pinning: Annotated[str | None, typer.Option("--thread_pinning", "-pin", hidden=True)] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+    quick: Annotated[bool, typer.Option(help="kernels: one shape only")] = False,
+    isa: Annotated[str | None, typer.Option(help="kernels: only these instruction sets, comma between")] = None,
+) -> None:
+    """Measure latency and throughput on random input, alone or in turns with other engines.
+
+    Example: zoo benchmark my-model --batch_size 16 --sequence_length 384 --compare onnxruntime,openvino
+
+    `zoo benchmark kernels` measures each kernel, and fails where the engine would take a slower one.
+    """
+    from engine.bench.command import run_benchmark, run_kernels
+
+    if model == "kernels" and not Path(model).exists():
+        raise typer.Exit(run_kernels(quick=quick, isa=isa, num_cores=num_cores, quiet=quiet))
+    if thread_pinning not in (None, "none", "core", "numa"):
+        raise typer.BadParameter(f"--thread_pinning is {thread_pinning!r}; none, core and numa are possible")
+    run_benchmark(
+        model,
+        input_shapes=input_shapes,
+        batch_size=batch_size,
+        sequence_length=sequence_length,
+        num_cores=num_cores,
+        scenario=scenario,
+        num_streams=num_streams,
+        seconds=seconds,
+        warmup=warmup,
+        engine_type=engine_type,
+        compare_with=compare,
+        peer_pythons=peer_python or [],
+        peer_models=peer_model or [],
+        rounds=rounds,
+        export_path=export_path,
+        quiet=quiet,
+    )
+
+
+@app.command()
+def explain(
     model: ModelArgument,
     batch_size: Annotated[int, typer.Option("--batch_size", "--batch-size", "-b", min=1)] = 1,
     sequence_length: Annotated[int, typer.Option("--sequence_length", "--sequence-length", min=1)] = 128,
     num_cores: Annotated[int | None, typer.Option("--num_cores", "--num-cores", min=1)] = None,
-    seconds: Annotated[float, typer.Option("--time", "-t", min=0.1, help="seconds to measure")] = 10,
-    warmup: Annotated[float, typer.Option("--warmup_time", "--warmup-time", "-w", min=0, help="seconds before")] = 2,
-    publish_record: Annotated[bool, typer.Option("--publish", help="add the result to the stub's version")] = False,
+    runs: Annotated[int, typer.Option(min=1, help="runs, of which each step's median counts")] = 15,
 ) -> None:
-    """Measure latency and throughput on random input.
+    """Show where a model's time goes: each step's kernel, share of time, share of the machine's limit, and why.
 
-    Example: zoo benchmark my-model --batch_size 16 --sequence_length 384
-    Example: zoo benchmark zoo:minilm-l6-animals-base --publish
+    Example: zoo explain my-model --sequence_length 384
     """
-    from engine.bench import benchmark as measure
+    from engine.bench.explain import explain as measure
+    from engine.bench.tables import explanation_text
 
-    if publish_record and not model.startswith("zoo:"):
-        raise typer.BadParameter("--publish needs a zoo: stub, whose version gets the record")
-
-    result = measure(
-        model,
-        batch_size=batch_size,
-        sequence_length=sequence_length,
-        num_cores=num_cores,
-        seconds=seconds,
-        warmup=warmup,
-    )
-    if publish_record:
-        from zoo.publish import publish_benchmark
-
-        view = publish_benchmark(model, result)
-        typer.echo(f"added to {view.name}@v{view.version} for {view.record.hardware.cpu}", err=True)
-    Output.emit(result, str(result))
+    found = measure(model, batch_size=batch_size, sequence_length=sequence_length, num_cores=num_cores, runs=runs)
+    Output.emit(found, explanation_text(found))
 
 
 @app.command()

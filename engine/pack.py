@@ -17,16 +17,6 @@ from engine.program import LinearF32, LinearU8
 ROW_BLOCK = 8
 MAX_PRODUCTS = 66_311
 """Largest K for which K * 255 * 127 still fits an int32 sum."""
-SPARSE_THRESHOLD = 0.65
-"""A weight is run sparse when fewer than this fraction of its 1x4 blocks hold a non-zero value.
-
-Measured: 1024 x 1024 by 384 tokens on one Zen 4 core takes both kernels equally long at 0.65 to 0.75.
-"""
-SPARSE_F32_THRESHOLD = 0.6
-"""The same for the single values of a float32 weight.
-
-Measured: 1024 x 4096 by 128 tokens on one Zen 4 core takes both kernels equally long at 0.6 to 0.7.
-"""
 CHUNK_F32 = 128
 """Input channels that the sparse float32 kernel walks at a time: 4 tiles of them are 32 KiB, an L1 cache."""
 CHUNK = 384
@@ -63,12 +53,6 @@ def pad_rows(values: Array) -> Array:
 def pad_integer(weight: NDArray[np.int8]) -> NDArray[np.int8]:
     """Weight [N, K] with N a multiple of `ROW_BLOCK` and K a multiple of 4."""
     return np.pad(pad_rows(weight), ((0, 0), (0, -weight.shape[1] % 4)))
-
-
-def block_fill(weight: NDArray[np.int8]) -> float:
-    """The fraction of 1x4 blocks of `weight` [N, K] that hold a non-zero value, 0 to 1."""
-    blocks = np.pad(weight, ((0, 0), (0, -weight.shape[1] % 4))).reshape(-1, 4)
-    return float(blocks.any(axis=1).mean())
 
 
 def dense_f32(weight: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -119,16 +103,6 @@ def _sparse(blocks: Array, filled: NDArray[np.bool_], per_chunk: int, chunk: int
 def correction(weight: NDArray[np.int8], zero_point: int) -> NDArray[np.int32]:
     """What the zero point adds to each row's sum: zero_point * sum_k W[n, k], i32 [N padded]."""
     return pad_rows((zero_point * weight.sum(axis=1, dtype=np.int64)).astype(np.int32))
-
-
-def is_sparse(weight: NDArray[np.int8]) -> bool:
-    """Whether the sparse kernel is the faster one for this weight [N, K]."""
-    return block_fill(weight) < SPARSE_THRESHOLD
-
-
-def is_sparse_f32(weight: NDArray[np.float32]) -> bool:
-    """Whether the sparse kernel is the faster one for this float32 weight [N, K]."""
-    return int(np.count_nonzero(weight)) < SPARSE_F32_THRESHOLD * weight.size
 
 
 def check_linear(step: LinearU8 | LinearF32) -> None:

@@ -240,11 +240,11 @@ def _shelves(model: Path) -> list[_Shelf]:
 
 
 def _compile(model: Path, isa: str, opener: Opener, shelf: _Shelf | None) -> CompiledModel:
-    from engine import compiler, onnx_reader, plan
+    from engine import compiler, cost_model, onnx_reader, plan
 
     graph = onnx_reader.read(model)
     states = {name: FileState.of(status) for name, status in graph.files.items()}
-    program = compiler.compile_graph(graph)
+    program = cost_model.choose(compiler.compile_graph(graph), isa)
     del graph
     if shelf is None:
         return opener(plan.encode(program))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 BufferId = int
 Activation = Literal["none", "gelu", "relu", "tanh"]
+Layout = Literal["sparse", "dense"]
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class LinearF32:
     bias: NDArray[np.float32]
     activation: Activation
     out: BufferId
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class LinearU8:
     """y = act(((x - zero_point) W^T) * scale + bias); x u8 [T, K], W s8 [N, K], accumulated in int32.
 
     `scale[n]` = input scale times the weight scale of row n. `out` is f32, or u8 when `quantization` is given.
-    Which kernel runs it, sparse 1x4 or dense, is chosen when the plan is packed.
+    `layout` says which kernel runs it; None leaves that to `cost_model`.
     """
 
     name: str
@@ -142,6 +144,7 @@ class LinearU8:
     activation: Activation
     out: BufferId
     quantization: Quantization | None
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True)

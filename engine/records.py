@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import pack
+from engine import cost_model, pack
 from engine.program import (
     Activate,
     Activation,
@@ -125,7 +125,7 @@ def _linear_f32(step: LinearF32, _: Program) -> Record:
     rows, depth = step.weight.shape
     weight, bias = _f32(step.weight), pack.pad_rows(_f32(step.bias))
     attributes = [depth, rows, ACTIVATIONS.index(step.activation)]
-    if pack.is_sparse_f32(weight):
+    if (step.layout or cost_model.layout(weight)) == "sparse":
         sparse = pack.sparse_f32(weight)
         attributes += [0, sparse.chunk]
         packed = (sparse.blocks, bias, None, None, sparse.starts, sparse.indices)
@@ -145,7 +145,7 @@ def _linear_u8(step: LinearU8, _: Program) -> Record:
         pack.correction(step.weight, step.zero_point),
     )
     attributes = [depth, rows, ACTIVATIONS.index(step.activation), zero_point]
-    if not pack.is_sparse(step.weight):
+    if (step.layout or cost_model.layout(step.weight)) == "dense":
         blobs = (pack.dense_s8(step.weight), *per_row)
         return Record("linear_u8", step.name, (step.input,), (step.out,), attributes, (scale,), blobs)
     sparse = pack.sparse_s8(step.weight)

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -42,6 +42,33 @@ class OutputInfo:
         """The shape for one request: [batch, sequence, channels] without the parts that are absent."""
         rows = (batch, sequence) if self.per_token else (batch,)
         return rows if self.channels is None else (*rows, self.channels)
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What a step of a plan does; `sparrow.h` describes the fields."""
+
+    name: str
+    kernel: str
+    k: int
+    n: int
+    heads: int
+    head_dim: int
+    channels: int
+    per_batch: int
+    weight_bytes: int
+    constant_bytes: int
+    tile_bytes_read: int
+    tile_bytes_written: int
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Multiply-adds a second of bytes and of float32, from registers, and bytes a second from memory."""
+
+    s8_products_per_s: float
+    f32_products_per_s: float
+    bytes_per_s: float
 
 
 def library_path() -> Path:
@@ -105,20 +132,23 @@ def default_isa() -> str:
 
     Raises ExecutionError for a SPARROW_ISA that this build or this CPU lacks.
     """
-    ffi, lib = load_library()
-    named = os.environ.get("SPARROW_ISA")
-    names = [ffi.string(lib.spw_isa_name(i)).decode() for i in range(_isa_count())]
-    usable = [name for name in names if lib.spw_isa_supported(name.encode())]
+    named, usable = os.environ.get("SPARROW_ISA"), usable_isas()
     if named and named not in usable:
-        raise ExecutionError(
-            f"SPARROW_ISA is {named!r}; this build has {', '.join(names)}, this CPU {', '.join(usable)}"
-        )
+        known, here = ", ".join(_isas()), ", ".join(usable)
+        raise ExecutionError(f"SPARROW_ISA is {named!r}; this build has {known}, this CPU can run {here}")
     return named or usable[0]
 
 
-def _isa_count() -> int:
+def usable_isas() -> list[str]:
+    """The instruction sets that this build has and this CPU can run, the best first."""
+    _, lib = load_library()
+    return [name for name in _isas() if lib.spw_isa_supported(name.encode())]
+
+
+def _isas() -> list[str]:
     ffi, lib = load_library()
-    return next(i for i in itertools.count() if lib.spw_isa_name(i) == ffi.NULL)
+    names = itertools.takewhile(lambda name: name != ffi.NULL, map(lib.spw_isa_name, itertools.count()))
+    return [ffi.string(name).decode() for name in names]
 
 
 def _open_plan(source: str | os.PathLike[str] | bytes) -> Any:
@@ -344,6 +374,40 @@ class CompiledModel:
         request.lengths = ffi.NULL if lengths is None else ffi.cast("int32_t *", lengths.ctypes.data)
         request.inputs, request.outputs = inputs, outputs
         _check(self._lib.spw_run(session, request, problem), problem)
+
+    @property
+    def steps(self) -> tuple[StepInfo, ...]:
+        """What the plan's steps do, in their order."""
+        self._open_streams()
+        info = self._ffi.new("spw_step_info *")
+        found = []
+        for index in range(self._lib.spw_plan_step_count(self._plan)):
+            self._lib.spw_plan_step(self._plan, index, info)
+            values = {field.name: getattr(info, field.name) for field in fields(StepInfo)}
+            text = {name: self._ffi.string(values[name]).decode() for name in ("name", "kernel")}
+            found.append(StepInfo(**{**values, **text}))
+        return tuple(found)
+
+    def profile(self, inputs: Mapping[str, Any]) -> NDArray[np.uint64]:
+        """Runs the model once and returns the nanoseconds that each step took. Raises as `run` does."""
+        times = np.zeros(self._lib.spw_plan_step_count(self._plan), np.uint64)
+        arrays = self._checked(inputs)
+        batch, sequence = arrays[0].shape
+        results = [np.empty(o.shape(batch, sequence), np.float32) for o in self._outputs]
+        with self._session() as session:
+            self._lib.spw_session_profile(session, self._ffi.cast("uint64_t *", times.ctypes.data))
+            try:
+                self._run(session, arrays, None, results)
+            finally:
+                self._lib.spw_session_profile(session, self._ffi.NULL)
+        return times
+
+    def peaks(self) -> Peaks:
+        """What one stream's threads reach at most on this machine, measured now, in about 100 ms."""
+        found = self._ffi.new("spw_peaks *")
+        pool, problem = self._open_streams()[0].pool, self._ffi.new("spw_error *")
+        _check(self._lib.spw_probe(pool, found, problem), problem)
+        return Peaks(found.s8_products_per_s, found.f32_products_per_s, found.bytes_per_s)
 
     def close(self) -> None:
         """Frees the model; runs under way finish first. Closing twice is fine."""

@@ -28,7 +28,7 @@ HOMES = {
     "cffi": ("engine/runtime.py",),
 }
 REGISTRY_MAY_TAKE = {"zoo.stub", "zoo.manifest", "zoo.recipe", "zoo.schedule", "zoo.benchmark", "zoo.errors"}
-ENGINE_MAY_TAKE = {"zoo", "zoo.answers", "zoo.squad", "zoo.errors"}
+ENGINE_MAY_TAKE = {"zoo", "zoo.answers", "zoo.squad", "zoo.errors", "zoo.terminal"}
 
 
 def _imports(path: Path) -> Iterator[str]:

@@ -1,6 +1,20 @@
-"""Measuring a model: how fast it runs, and how well it answers."""
+"""Measuring a model: how fast it runs, where its time goes, and how well it answers."""
 
 from engine.bench.benchmark import BenchmarkResult, benchmark
+from engine.bench.compare import Comparison, compare
 from engine.bench.evaluate import compare_argmax, evaluate_squad
+from engine.bench.explain import Explanation, explain
+from engine.bench.kernels import KernelReport, benchmark_kernels
 
-__all__ = ["BenchmarkResult", "benchmark", "compare_argmax", "evaluate_squad"]
+__all__ = [
+    "BenchmarkResult",
+    "Comparison",
+    "Explanation",
+    "KernelReport",
+    "benchmark",
+    "benchmark_kernels",
+    "compare",
+    "compare_argmax",
+    "evaluate_squad",
+    "explain",
+]

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.bench.inputs import check_length, random_inputs, vocabulary
+from engine.bench.noise import Noise
+from engine.cores import default_cores
 from engine.errors import PipelineError
 from engine.pipelines.backend import Backend, open_backend
-from engine.pipelines.model_folder import ModelFolder, find_model_folder
+from engine.pipelines.model_folder import find_model_folder
 
-_PERCENTILES = (25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.9)
+PERCENTILES = (25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.9)
+Scenario = Literal["sync", "async", "elastic"]
+Span = tuple[float, float]
+"""When a run began and ended, in seconds of the performance counter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +30,8 @@ class BenchmarkResult:
     """Times of single runs in milliseconds, each of `batch_size` sequences of `sequence_length` tokens.
 
     `items_per_second` is sequences over the time from the first run's start to the last run's end.
-    `percentiles_ms` maps "50.0%" and its like to the run time that so many runs stayed within.
+    `percentiles_ms` maps "50.0%" and its like to the run time that so many runs stayed within. `others_share` is
+    what other processes took of the processors meanwhile, 0 to 1.
     """
 
     engine: str
@@ -30,6 +39,8 @@ class BenchmarkResult:
     batch_size: int
     sequence_length: int
     num_cores: int | None
+    scenario: Scenario
+    num_streams: int
     seconds: float
     iterations: int
     items_per_second: float
@@ -37,6 +48,7 @@ class BenchmarkResult:
     median_ms: float
     std_ms: float
     percentiles_ms: Mapping[str, float]
+    others_share: float
 
 
 def benchmark(
@@ -45,78 +57,92 @@ def benchmark(
     batch_size: int = 1,
     sequence_length: int = 384,
     num_cores: int | None = None,
+    num_streams: int | None = None,
+    scenario: Scenario = "sync",
     seconds: float = 10.0,
     warmup: float = 2.0,
     engine_type: str = "sparrow",
 ) -> BenchmarkResult:
     """Run the model for `seconds`, at least once, after `warmup` seconds, at least one run.
 
-    Tokens are random ids of the model's vocabulary, none of them padding.
+    Scenario "sync" runs on all cores, one after another; "async" and "elastic" keep `num_streams` runs going (half
+    of the cores by default), each on its share of the cores. Tokens are random ids of the model's vocabulary.
 
     Raises PipelineError for a wrong folder, engine or number, ModelError for a model that can't be run.
     """
     if batch_size < 1 or sequence_length < 1 or not seconds >= 0 or not warmup >= 0:
         raise PipelineError("batch_size and sequence_length must be 1 or more, seconds and warmup 0 or more")
+    streams = _streams(scenario, num_cores, num_streams)
     folder = find_model_folder(model_path)
-    reach = folder.longest_sequence
-    if reach is not None and sequence_length > reach:
-        raise PipelineError(f"sequence length {sequence_length} is more than the model's {reach}")
-    backend = open_backend(folder.model, engine_type, num_cores)
+    check_length(folder, sequence_length)
+    backend = open_backend(folder.model, engine_type, num_cores, streams)
     try:
-        inputs = _random_inputs(backend, _vocabulary(folder), batch_size, sequence_length)
-        _timed_runs(backend, inputs, warmup)
-        times_s, ran_s = _timed_runs(backend, inputs, seconds)
+        _refuse_fixed(backend, batch_size, sequence_length)
+        inputs = random_inputs(backend.input_names, vocabulary(folder), batch_size, sequence_length)
+        _spans(backend, inputs, warmup, streams)
+        noise = Noise.start()
+        spans = _spans(backend, inputs, seconds, streams)
+        others = noise.others_share()
     finally:
         backend.close()
-    times_ms = times_s * 1000
-    ranks = np.percentile(times_ms, _PERCENTILES)
+    times_ms = np.array([end - begin for begin, end in spans]) * 1000
+    ran_s = max(end for _, end in spans) - min(begin for begin, _ in spans)
     return BenchmarkResult(
         engine=engine_type,
         model_path=str(folder.model),
         batch_size=batch_size,
         sequence_length=sequence_length,
         num_cores=num_cores,
+        scenario=scenario,
+        num_streams=streams,
         seconds=ran_s,
         iterations=len(times_ms),
         items_per_second=batch_size * len(times_ms) / ran_s,
         mean_ms=float(times_ms.mean()),
         median_ms=float(np.median(times_ms)),
         std_ms=float(times_ms.std()),
-        percentiles_ms={f"{rank}%": float(value) for rank, value in zip(_PERCENTILES, ranks, strict=True)},
+        percentiles_ms=percentiles(times_ms),
+        others_share=others,
     )
 
 
-def _vocabulary(folder: ModelFolder) -> int:
-    stated = folder.config.get("vocab_size")
-    if isinstance(stated, int) and not isinstance(stated, bool) and stated > 0:
-        return stated
-    return folder.tokenizer().get_vocab_size()
+def percentiles(times: NDArray[np.float64]) -> dict[str, float]:
+    """The ranks of PERCENTILES among the times, as {"50.0%": ...}."""
+    return {f"{r}%": float(v) for r, v in zip(PERCENTILES, np.percentile(times, PERCENTILES), strict=True)}
 
 
-def _random_inputs(backend: Backend, vocabulary: int, batch: int, sequence: int) -> dict[str, NDArray[np.int64]]:
+def _streams(scenario: Scenario, num_cores: int | None, num_streams: int | None) -> int:
+    if num_streams is not None and num_streams < 1:
+        raise PipelineError(f"num_streams is {num_streams}; it must be 1 or more")
+    if scenario == "sync":
+        if num_streams not in (None, 1):
+            raise PipelineError(f"the scenario sync has one stream, not {num_streams}; use --scenario async")
+        return 1
+    cores = num_cores or default_cores()
+    return min(cores, num_streams or max(1, cores // 2))
+
+
+def _refuse_fixed(backend: Backend, batch: int, sequence: int) -> None:
     fixed = backend.fixed_shape
     if fixed[0] not in (None, batch) or fixed[1] not in (None, sequence):
         raise PipelineError(f"the model file is fixed to batch {fixed[0]} and sequence length {fixed[1]}")
-    makers = {
-        "input_ids": np.random.default_rng(0).integers(0, vocabulary, (batch, sequence), np.int64),
-        "attention_mask": np.ones((batch, sequence), np.int64),
-        "token_type_ids": np.zeros((batch, sequence), np.int64),
-    }
-    unknown = [name for name in backend.input_names if name not in makers]
-    if unknown:
-        raise PipelineError(f"the model wants inputs {unknown}; a benchmark can make {list(makers)}")
-    return {name: makers[name] for name in backend.input_names}
 
 
-def _timed_runs(
-    backend: Backend, inputs: Mapping[str, NDArray[np.int64]], seconds: float
-) -> tuple[NDArray[np.float64], float]:
-    """Return each run's seconds, at least one, and the seconds of all of them with what lies between."""
-    times: list[float] = []
+def _spans(backend: Backend, inputs: Mapping[str, NDArray[np.int64]], seconds: float, streams: int) -> Sequence[Span]:
+    """All runs of so many callers at once, each at least one."""
+    if streams == 1:
+        return _timed_runs(backend, inputs, seconds)
+    with ThreadPoolExecutor(streams) as pool:
+        callers = [pool.submit(_timed_runs, backend, inputs, seconds) for _ in range(streams)]
+        return [span for caller in callers for span in caller.result()]
+
+
+def _timed_runs(backend: Backend, inputs: Mapping[str, NDArray[np.int64]], seconds: float) -> list[Span]:
+    spans: list[Span] = []
     begin = start = time.perf_counter()
-    while not times or start - begin < seconds:
+    while not spans or start - begin < seconds:
         backend.run(inputs)
         end = time.perf_counter()
-        times.append(end - start)
+        spans.append((start, end))
         start = end
-    return np.array(times), start - begin
+    return spans

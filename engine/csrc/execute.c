@@ -396,6 +396,8 @@ void spw_execute(spw_session *s) {
     const spw_file_step *step = &s->plan->steps[i];
     job j = {.session = s, .kernels = spw_pool_kernels(s->pool), .step = step};
     j.tiles = step->in[0] < s->plan->header.buffer_count ? tiles_count(s, step->in[0]) : s->tiles;
+    uint64_t begin = s->step_ns ? spw_now_ns() : 0;
     runs[step->op](&j);
+    if (s->step_ns) s->step_ns[i] += spw_now_ns() - begin;
   }
 }

@@ -120,6 +120,8 @@ typedef struct spw_kernels {
 #define KERNEL(name, arguments) void(*name) arguments;
 #include "kernels.def"
 #undef KERNEL
+  /* Multiplies and adds as fast as this instruction set can, and returns how often; the sum is there to be used. */
+  uint64_t (*probe_s8)(uint32_t rounds, uint32_t *sum), (*probe_f32)(uint32_t rounds, uint32_t *sum);
 } spw_kernels;
 
 size_t spw_scratch_sparse(void);

@@ -209,6 +209,10 @@ void spw_session_free(spw_session *session) {
   spw_release(session);
 }
 
+void spw_session_profile(spw_session *session, uint64_t *step_ns) {
+  if (session != NULL) session->step_ns = step_ns;
+}
+
 spw_status spw_run(spw_session *session, const spw_request *request, spw_error *error) {
   if (session == NULL || request == NULL || request->inputs == NULL || request->outputs == NULL)
     return spw_fail(error, SPW_INVALID_ARGUMENT, "session, request, inputs or outputs is NULL");

@@ -23,6 +23,7 @@ struct spw_session {
 
   uint32_t batch, sequence, tiles, batch_tiles;
   float *const *outputs;
+  uint64_t *step_ns; /* NULL: steps are not timed */
 };
 
 spw_status spw_session_prepare(spw_session *session, const spw_request *request, spw_error *error);

@@ -16,6 +16,9 @@ void spw_pool_end(spw_pool *pool);
 /* Returns when all `items` <= SPW_MAX_ITEMS are computed. */
 void spw_pool_run(spw_pool *pool, spw_task task, void *context, uint32_t items);
 
+/* A monotonic clock. */
+uint64_t spw_now_ns(void);
+
 void spw_pool_retain(spw_pool *pool);
 const spw_kernels *spw_pool_kernels(const spw_pool *pool);
 

@@ -41,8 +41,8 @@ class Backend(Protocol):
         """Free the model."""
 
 
-def open_backend(model: Path, engine_type: str, num_cores: int | None) -> Backend:
-    """Load `model` on the named engine.
+def open_backend(model: Path, engine_type: str, num_cores: int | None, num_streams: int | None = None) -> Backend:
+    """Load `model` on the named engine; `num_streams` calls run side by side, each on its share of the cores.
 
     Raises PipelineError for an unknown engine or one that isn't installed, ModelError for a bad file.
     """
@@ -51,16 +51,16 @@ def open_backend(model: Path, engine_type: str, num_cores: int | None) -> Backen
         raise PipelineError(f"no engine is named {engine_type!r}; known: sparrow, onnxruntime")
     if num_cores is not None and num_cores < 1:
         raise PipelineError(f"num_cores is {num_cores}; it must be 1 or more, or absent for all")
-    return _Sparrow(model, num_cores) if name == "sparrow" else _OnnxRuntime(model, num_cores)
+    return _Sparrow(model, num_cores, num_streams) if name == "sparrow" else _OnnxRuntime(model, num_cores)
 
 
 class _Sparrow:
     fixed_shape = (None, None)
 
-    def __init__(self, model: Path, num_cores: int | None) -> None:
+    def __init__(self, model: Path, num_cores: int | None, num_streams: int | None) -> None:
         from engine import compile as compile_model
 
-        self._model = compile_model(model, num_cores=num_cores)
+        self._model = compile_model(model, num_cores, num_streams)
         self.input_names = tuple(self._model.input_names)
         self.output_names = tuple(self._model.output_names)
 

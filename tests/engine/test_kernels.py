@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine import pack, plan
+from engine import cost_model, plan
 from engine.program import Activate, Program, Quantization
 from engine.runtime import CompiledModel, load_library
 from tests.engine.programs import BYTES, Builder, softmax_attention, sparsify
@@ -144,7 +144,7 @@ def test_sparse_float_linear_equals_dense_to_the_bit(
     few = np.where(rng.random(weight.shape) < density, weight, 0)
     program = b.done(y=b.linear_f32(b.rows(x), few, bias, "gelu"))
     sparse = run_all(monkeypatch, program, {"ids": ids(tokens)})["y"]
-    monkeypatch.setattr(pack, "SPARSE_F32_THRESHOLD", 0)
+    monkeypatch.setitem(cost_model.BREAK_EVEN, "f32", {"avx512vnni": 0})
     dense = run_all(monkeypatch, program, {"ids": ids(tokens)})["y"]
     assert sparse.tobytes() == dense.tobytes()
 

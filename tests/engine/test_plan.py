@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from engine import pack, plan, records
+from engine import cost_model, pack, plan, records
 from engine.errors import PlanError
 from engine.program import Add, Buffer, Output, Program, Quantization, Step
 from engine.runtime import CompiledModel
@@ -223,17 +223,17 @@ def test_packed_weights_hold_every_value() -> None:
         span = slice(sparse.starts[i], sparse.starts[i + 1])
         unpacked[row, sparse.indices[span] + chunk * sparse.chunk // 4] = sparse.blocks[span]
     assert np.array_equal(unpacked.reshape(16, -1)[:13, :1030], weight)
-    assert sparse.starts[-1] == len(sparse.blocks) == round(pack.block_fill(weight) * 13 * 258)
+    assert sparse.starts[-1] == len(sparse.blocks) == round(cost_model.fill(weight) * 13 * 258)
 
 
 def test_the_kernel_follows_the_fill() -> None:
     rng = np.random.default_rng(0)
     weight = rng.integers(1, 128, (64, 64)).astype(np.int8)
-    assert not pack.is_sparse(weight)
-    assert pack.is_sparse(sparsify(rng, weight, 0.8).astype(np.int8))
+    assert cost_model.layout(weight) == "dense"
+    assert cost_model.layout(sparsify(rng, weight, 0.8).astype(np.int8)) == "sparse"
     floats = weight.astype(np.float32)
-    assert not pack.is_sparse_f32(floats)
-    assert pack.is_sparse_f32(np.where(rng.random(floats.shape) < 0.8, 0, floats).astype(np.float32))
+    assert cost_model.layout(floats) == "dense"
+    assert cost_model.layout(np.where(rng.random(floats.shape) < 0.8, 0, floats).astype(np.float32)) == "sparse"
 
 
 def test_steps_that_do_not_fit_are_refused() -> None:

@@ -105,6 +105,29 @@ SPW_EXPORT void spw_session_free(spw_session *session);
  * After any error the session can be used again. */
 SPW_EXPORT spw_status spw_run(spw_session *session, const spw_request *request, spw_error *error);
 
+/* From the next run on, adds the nanoseconds that each step takes to step_ns[step]; NULL ends it. */
+SPW_EXPORT void spw_session_profile(spw_session *session, uint64_t *step_ns);
+
+/* What a step does. A field that means nothing for its kernel is 0; a tile is 16 tokens. */
+typedef struct spw_step_info {
+  const char *name, *kernel;
+  uint32_t k, n, activation; /* linear: input and output channels */
+  uint32_t heads, head_dim;  /* attention */
+  uint32_t channels, per_batch;
+  uint64_t weight_bytes;   /* of a linear layer, as stored: without the blocks that a sparse one leaves out */
+  uint64_t constant_bytes; /* read in each run, whatever its tokens */
+  uint64_t tile_bytes_read, tile_bytes_written; /* activations */
+} spw_step_info;
+SPW_EXPORT uint32_t spw_plan_step_count(const spw_plan *plan);
+SPW_EXPORT spw_status spw_plan_step(const spw_plan *plan, uint32_t index, spw_step_info *info);
+
+/* What the threads and the instruction set of a pool reach at most, measured in about 100 ms. */
+typedef struct spw_peaks {
+  double s8_products_per_s, f32_products_per_s; /* multiply-adds of registers */
+  double bytes_per_s;                           /* read from memory, past the caches */
+} spw_peaks;
+SPW_EXPORT spw_status spw_probe(spw_pool *pool, spw_peaks *peaks, spw_error *error);
+
 #ifdef SPARROW_TESTING
 /* The n-th allocation from now on fails, n >= 1; 0 ends it. Counts all threads. */
 SPW_EXPORT void spw_test_fail_allocation(int64_t n);

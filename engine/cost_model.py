@@ -1,0 +1,55 @@
+"""Which of two kernels runs a linear layer, by measured cost. `zoo benchmark kernels` measures it again.
+
+A sparse kernel takes time for each weight that is left, a dense one for each weight; a product costs the first more,
+because it loads its own activations. So one number decides for each instruction set and type: the share of the
+weight at which both take equally long.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.program import LinearF32, LinearU8, Program
+
+BREAK_EVEN: Final[dict[str, dict[str, float]]] = {
+    "s8": {"avx512vnni": 0.65},
+    "f32": {"avx512vnni": 0.6},
+}
+"""The share of 1x4 blocks (s8) or single values (f32) left at which sparse and dense take equally long."""
+REFERENCE_ISA: Final = "avx512vnni"
+"""Whose numbers hold for an instruction set without its own."""
+
+
+def fill(weight: NDArray[Any]) -> float:
+    """The share of a weight [N, K] that a sparse kernel keeps, 0 to 1: 1x4 blocks of int8, values of float32."""
+    if weight.dtype != np.int8:
+        return float(np.count_nonzero(weight)) / weight.size
+    padded = np.ascontiguousarray(np.pad(weight, ((0, 0), (0, -weight.shape[1] % 4))))
+    return float(np.count_nonzero(padded.view(np.uint32))) / (padded.size // 4)
+
+
+def break_even(weight_type: Literal["s8", "f32"], isa: str) -> float:
+    """The share left below which the sparse kernel is the faster one."""
+    known = BREAK_EVEN[weight_type]
+    return known.get(isa, known[REFERENCE_ISA])
+
+
+def layout(weight: NDArray[Any], isa: str = REFERENCE_ISA) -> Literal["sparse", "dense"]:
+    """The faster layout for a weight [N, K], int8 or float32."""
+    kind: Literal["s8", "f32"] = "s8" if weight.dtype == np.int8 else "f32"
+    return "sparse" if fill(weight) < break_even(kind, isa) else "dense"
+
+
+def choose(program: Program, isa: str) -> Program:
+    """The program with a layout for each linear layer that has none yet."""
+    steps = tuple(
+        replace(step, layout=layout(step.weight, isa))
+        if isinstance(step, LinearU8 | LinearF32) and step.layout is None
+        else step
+        for step in program.steps
+    )
+    return replace(program, steps=steps)

@@ -17,7 +17,19 @@ from registry.db import Database
 from registry.guard import Guard
 from registry.migrate import upgrade
 from registry.overview import Overviews
-from registry.routes import benchmarks, blobs, files, health, models, pages, problems, uploads, versions
+from registry.routes import (
+    archives,
+    benchmarks,
+    blobs,
+    files,
+    health,
+    models,
+    pages,
+    problems,
+    sparsezoo,
+    uploads,
+    versions,
+)
 from registry.service import Registry
 from registry.settings import Settings
 from registry.storage import open_store
@@ -53,7 +65,8 @@ def create_app(settings: Settings) -> FastAPI:
     for module in (health, blobs, uploads, versions, models, benchmarks):
         api.include_router(module.router)
     app.include_router(api)
-    app.include_router(files.router, responses=problems.DOCUMENTED)
+    for outside in (files, archives, sparsezoo):
+        app.include_router(outside.router, responses=problems.DOCUMENTED)
     app.include_router(pages.router)
     app.mount("/static", pages.static_files(), name="static")
     problems.install(app)

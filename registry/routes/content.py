@@ -13,9 +13,11 @@ from fastapi.responses import StreamingResponse
 
 from registry.errors import InvalidRangeError
 from registry.service import Registry
+from zoo.stub import Stub
 
 OCTETS = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-_IMMUTABLE = "public, max-age=31536000, immutable"
+IMMUTABLE = "public, max-age=31536000, immutable"
+MOVES = "no-cache"  # may be kept, and is asked for again each time
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})\Z")
 
 
@@ -32,7 +34,7 @@ class Content:
     read: Callable[[int, int], Iterator[bytes]]
     sha256: str | None = None
     name: str | None = None
-    cache_control: str = _IMMUTABLE
+    cache_control: str = IMMUTABLE
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -46,6 +48,11 @@ def blob_content(registry: Registry, digest: str) -> Content:
         return registry.blobs.read(digest, start, stop)
 
     return Content(digest, size_bytes, read, sha256=digest.removeprefix("sha256:"))
+
+
+def cache_control_of(stub: Stub) -> str:
+    """How long what a stub names may be kept: for ever only if its pin can't move."""
+    return IMMUTABLE if stub.is_digest or stub.version is not None else MOVES
 
 
 def serve(request: Request, content: Content) -> Response:

@@ -15,14 +15,13 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from registry.errors import UnknownFileError
-from registry.routes.content import OCTETS, blob_content, serve
+from registry.routes.content import MOVES, OCTETS, blob_content, cache_control_of, serve
 from registry.routes.depends import RegistryDep
 from registry.schemas import FileView, VersionView
 from registry.service import parse_stub
 from zoo.stub import PREFIX, Stub
 
 router = APIRouter(tags=["files"])
-MOVES = "no-cache"  # a tag's file may be kept, and is asked for again each time
 _SPAN = {"content": OCTETS, "description": "The range asked for"}
 
 
@@ -45,8 +44,7 @@ def get_file(
         return PlainTextResponse("".join(lines), headers={"ETag": f'"{view.digest}"', "Cache-Control": MOVES})
     file = find_file(view, path)
     content = replace(blob_content(registry, file.sha256), name=path.rsplit("/", 1)[-1])
-    is_fixed = stub.is_digest or stub.version is not None
-    return serve(request, content if is_fixed else replace(content, cache_control=MOVES))
+    return serve(request, replace(content, cache_control=cache_control_of(stub)))
 
 
 def read_address(address: str) -> tuple[Stub, str]:

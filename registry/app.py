@@ -23,6 +23,7 @@ from registry.routes import (
     blobs,
     files,
     health,
+    huggingface,
     models,
     pages,
     problems,
@@ -68,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
     for outside in (files, archives, sparsezoo):
         app.include_router(outside.router, responses=problems.DOCUMENTED)
     app.include_router(pages.router)
+    app.include_router(huggingface.router)
     app.mount("/static", pages.static_files(), name="static")
     problems.install(app)
     app.add_middleware(Guard, settings=settings)

@@ -95,6 +95,30 @@ def publish(
     Output.emit(done, f"{done.stub}  v{done.version}" + ("" if done.created else "  (was there already)"))
 
 
+@app.command("import")
+def import_(
+    origin: Annotated[str, typer.Argument(metavar="ORIGIN", help="hf:OWNER/NAME, or a folder as SparseZoo has them")],
+    out: Annotated[Path | None, typer.Option(help="the new model folder; the model's short name by default")] = None,
+    revision: Annotated[str | None, typer.Option(help="a branch, tag or commit of the hub")] = None,
+    convert_pickles: Annotated[
+        bool, typer.Option("--convert-pickles", help="read pickled weights in a process without network")
+    ] = False,
+) -> None:
+    """Make a publishable folder of somebody else's model: measured, with a recipe, its licence kept.
+
+    HF_ENDPOINT and HF_TOKEN say which hub and who asks. Example:
+    zoo import hf:Intel/bert-large-uncased-squadv1.1-sparse-80-1x4-block-pruneofa --out bert-large-sparse
+    """
+    from zoo.importing import import_model
+
+    target = out or Path(origin.rstrip("/").rpartition("/")[2] or "model").with_suffix("")
+    with counting_bar("tensors measured") as counting:
+        done = import_model(origin, target, revision=revision, convert_pickles=convert_pickles, counting=counting)
+    for note in done.notes:
+        typer.echo(f"note: {note}", err=True)
+    Output.emit(done.summary(), str(done))
+
+
 @app.command()
 def show(stub: StubArgument) -> None:
     """What the registry knows of a model: version, metadata, files.

@@ -16,7 +16,7 @@ SOURCES = sorted(p for package in ("zoo", "registry", "engine") for p in (ROOT /
 
 # Each heavy package, and the files that may import it.
 HOMES = {
-    "torch": ("zoo/train/", "zoo/export.py"),
+    "torch": ("zoo/train/", "zoo/export.py", "zoo/importing/unpickle.py"),
     "transformers": ("zoo/train/", "zoo/export.py"),
     "onnxscript": ("zoo/train/", "zoo/export.py"),
     "onnx": ("engine/onnx_reader.py", "engine/external_data.py", "engine/probe.py", "zoo/train/", "zoo/export.py"),
@@ -25,6 +25,8 @@ HOMES = {
     "fastapi": ("registry/", "engine/server/"),
     "uvicorn": ("registry/", "engine/server/"),
     "httpx": ("zoo/client.py", "zoo/retry.py", "zoo/problems.py"),
+    "httpx2": ("zoo/importing/",),
+    "huggingface_hub": ("zoo/importing/hub.py",),
     "cffi": ("engine/runtime.py",),
 }
 REGISTRY_MAY_TAKE = {"zoo.stub", "zoo.manifest", "zoo.recipe", "zoo.schedule", "zoo.benchmark", "zoo.errors"}

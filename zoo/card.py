@@ -82,7 +82,7 @@ def _of_layers(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 def _from_card(folder: Path) -> dict[str, Any]:
     """The card's fields under our names; those of Hugging Face cards are read where ours are absent."""
     path = next((folder / name for name in _CARDS if (folder / name).is_file()), None)
-    front = _front_matter(path) if path else {}
+    front = read_front_matter(path) if path else {}
     fields = {key: front[key] for key in Metadata.model_fields if front.get(key) is not None}
     for ours, theirs in _OTHER_NAMES:
         if front.get(theirs) is not None:
@@ -90,12 +90,15 @@ def _from_card(folder: Path) -> dict[str, Any]:
     for key in ("dataset", "license", "base"):
         if isinstance(fields.get(key), list):
             fields[key] = ", ".join(str(item) for item in fields[key])
+    if not isinstance(fields.get("metrics"), dict):
+        fields.pop("metrics", None)  # a hub's card lists their names there, without values
     if not Stub.is_stub(str(fields.get("base", ""))):
         fields.pop("base", None)  # a name on another hub, which no registry of ours can resolve
     return fields
 
 
-def _front_matter(path: Path) -> Mapping[str, Any]:
+def read_front_matter(path: Path) -> Mapping[str, Any]:
+    """The fields at the top of a Markdown file, none if it has no front matter; raises `ManifestError`."""
     match = _FRONT_MATTER.match(_text(path))
     if not match:
         return {}

@@ -18,7 +18,7 @@ from fastapi.responses import StreamingResponse
 
 from registry.errors import UnknownFileError
 from registry.routes.content import OCTETS, Content, cache_control_of, serve
-from registry.routes.depends import RegistryDep
+from registry.routes.depends import CallerDep, RegistryDep
 from registry.routes.files import read_address
 from registry.schemas import FileView, VersionView
 from registry.service import Registry
@@ -47,10 +47,11 @@ def get_archive(
     address: Annotated[str, Path(max_length=2_048, description="NAME@PIN/FOLDER.tar")],
     request: Request,
     registry: RegistryDep,
+    caller: CallerDep,
 ) -> Response:
     """A folder of a version as a tar."""
     stub, path = read_address(address)
-    view = registry.resolve(str(stub))
+    view = registry.resolve(str(stub), caller=caller)
     folder = path.removesuffix(SUFFIX)
     files = files_of_folder(view, folder) if path.endswith(SUFFIX) else []
     if not files:

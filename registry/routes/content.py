@@ -64,7 +64,7 @@ def serve(request: Request, content: Content) -> Response:
     headers = {
         "ETag": f'"{content.etag}"',
         "Accept-Ranges": "bytes",
-        "Cache-Control": content.cache_control,
+        "Cache-Control": _for(request, content.cache_control),
         "Content-Disposition": f'attachment; filename="{content.name}"' if content.name else "attachment",
         **content.headers,
     }
@@ -83,6 +83,12 @@ def serve(request: Request, content: Content) -> Response:
     blocks = content.read(start, stop)
     first = next(blocks, b"")  # what is found to be wrong by now is still told by the status
     return StreamingResponse(chain((first,), blocks), status, headers, "application/octet-stream")
+
+
+def _for(request: Request, cache_control: str) -> str:
+    """What a token opened is not for the caches that others share."""
+    is_known = not request.headers.keys().isdisjoint(("authorization", "cookie"))
+    return cache_control.replace("public", "private") if is_known else cache_control
 
 
 def _has_already(request: Request, etag: str) -> bool:

@@ -16,7 +16,7 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from registry.errors import UnknownFileError
 from registry.routes.content import MOVES, OCTETS, blob_content, cache_control_of, serve
-from registry.routes.depends import RegistryDep
+from registry.routes.depends import CallerDep, RegistryDep
 from registry.schemas import FileView, VersionView
 from registry.service import parse_stub
 from zoo.stub import PREFIX, Stub
@@ -35,10 +35,11 @@ def get_file(
     address: Annotated[str, Path(max_length=2_048, description="NAME@PIN/PATH, or NAME@PIN for the list of digests")],
     request: Request,
     registry: RegistryDep,
+    caller: CallerDep,
 ) -> Response:
     """A file of a version; its ETag is its digest."""
     stub, path = read_address(address)
-    view = registry.resolve(str(stub))
+    view = registry.resolve(str(stub), caller=caller)
     if not path:
         lines = [f"{file.sha256.removeprefix('sha256:')}  {file.path}\n" for file in view.files]
         return PlainTextResponse("".join(lines), headers={"ETag": f'"{view.digest}"', "Cache-Control": MOVES})

@@ -20,6 +20,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
+from registry.caller import Caller
 from registry.errors import (
     InvalidRequestError,
     RegistryError,
@@ -29,7 +30,7 @@ from registry.errors import (
 )
 from registry.hub_names import read_repo_id, write_repo_id
 from registry.routes.content import blob_content, cache_control_of, serve
-from registry.routes.depends import RegistryDep
+from registry.routes.depends import GateDep, RegistryDep
 from registry.routes.huggingface_files import repository_files
 from registry.routes.problems import problem_of
 from registry.schemas import FileView, ModelSummary, SearchIn, VersionSummary, VersionView
@@ -44,6 +45,7 @@ _POINTER_BYTES = 134  # of git's large file storage; the library asks for it, an
 _COMMIT = re.compile(rf"[0-9a-f]{{{COMMIT_DIGITS}}}\Z")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _VERSION = re.compile(r"v[1-9][0-9]{0,8}\Z")
+_FOREIGN_TOKEN = re.compile(r"bearer +(hf|api)_", re.IGNORECASE)
 _ERROR_CODES: Mapping[type[RegistryError], str] = {
     UnknownModelError: "RepoNotFound",
     UnknownVersionError: "RevisionNotFound",
@@ -80,11 +82,18 @@ def _repository(request: Request) -> Stub:
     return read_repo_id(request.path_params.get("owner"), request.path_params["name"])
 
 
+def _reader(request: Request, gate: GateDep) -> Caller:
+    """Who asks; a token of the Hugging Face Hub, which its library sends to whatever hub it talks to, says nothing."""
+    authorization = request.headers.get("authorization")
+    return gate.identify(None if authorization and _FOREIGN_TOKEN.match(authorization) else authorization)
+
+
 RepositoryDep = Annotated[Stub, Depends(_repository)]
+ReaderDep = Annotated[Caller, Depends(_reader)]
 
 
 @router.get("/api/models")
-def models(request: Request, registry: RegistryDep) -> Response:
+def models(request: Request, registry: RegistryDep, reader: ReaderDep) -> Response:
     """One page of models; the next one's address stands in the Link header."""
     asked = request.query_params
     task = asked.get("pipeline_tag", "").replace("-", "_")
@@ -100,7 +109,7 @@ def models(request: Request, registry: RegistryDep) -> Response:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         raise InvalidRequestError(f"{first['loc'][0]}: {first['msg']}") from None
-    page = registry.search(wanted)
+    page = registry.search(wanted, reader)
     author = asked.get("author")
     items = [found for item in page.items if (found := _summary(item)) and author in (None, found["author"])]
     following = f"{request.url.path}?{urlencode({**asked, 'cursor': page.next_cursor})}"
@@ -111,9 +120,9 @@ def models(request: Request, registry: RegistryDep) -> Response:
 
 @router.get("/api/models/{owner}/{name}/refs")
 @router.get("/api/models/{name}/refs")
-def refs(repository: RepositoryDep, registry: RegistryDep) -> dict[str, Any]:
+def refs(repository: RepositoryDep, registry: RegistryDep, reader: ReaderDep) -> dict[str, Any]:
     """Versions and tags as git would list them."""
-    versions = registry.versions(str(repository))
+    versions = registry.versions(str(repository), reader)
     named = [(f"v{version.version}", version) for version in versions]
     named += [(tag, version) for version in versions for tag in version.tags if tag != "latest"]
     latest = [version for version in versions if "latest" in version.tags]
@@ -130,10 +139,15 @@ def refs(repository: RepositoryDep, registry: RegistryDep) -> dict[str, Any]:
 @router.get("/api/models/{name}/tree/{revision}/{path:path}")
 @router.get("/api/models/{name}/tree/{revision}")
 def tree(
-    repository: RepositoryDep, revision: str, registry: RegistryDep, path: str = "", recursive: bool = False
+    repository: RepositoryDep,
+    revision: str,
+    registry: RegistryDep,
+    reader: ReaderDep,
+    path: str = "",
+    recursive: bool = False,
 ) -> list[dict[str, Any]]:
     """The files and folders of a folder, or everything below it."""
-    view = _resolve(registry, repository, revision)
+    view = _resolve(registry, repository, revision, reader)
     prefix = f"{path.rstrip('/')}/" if path else ""
     below = {
         name.removeprefix(prefix): file for name, file in repository_files(view).items() if name.startswith(prefix)
@@ -150,10 +164,10 @@ def tree(
 @router.get("/api/models/{owner}/{name}")
 @router.get("/api/models/{name}")
 def model(
-    repository: RepositoryDep, registry: RegistryDep, revision: str = MAIN, blobs: bool = False
+    repository: RepositoryDep, registry: RegistryDep, reader: ReaderDep, revision: str = MAIN, blobs: bool = False
 ) -> dict[str, Any]:
     """What is known of a model at a revision."""
-    view = _resolve(registry, repository, revision)
+    view = _resolve(registry, repository, revision, reader)
     facts = Metadata.model_validate(view.manifest["metadata"])
     return {
         **_info(write_repo_id(repository) or repository.name, view.digest, view.created_at, facts),
@@ -163,15 +177,17 @@ def model(
 
 @router.api_route("/{owner}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
 @router.api_route("/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
-def resolve(repository: RepositoryDep, revision: str, path: str, request: Request, registry: RegistryDep) -> Response:
+def resolve(
+    repository: RepositoryDep, revision: str, path: str, request: Request, registry: RegistryDep, reader: ReaderDep
+) -> Response:
     """A file's bytes at a revision; the ETag is the plain hex digest, under which the library caches the file."""
-    view = _resolve(registry, repository, revision)
+    view = _resolve(registry, repository, revision, reader)
     file = repository_files(view).get(path)
     if file is None:
         raise UnknownFileError(f"{view.name}@v{view.version} has no file {path[:200]!a}")
     content = blob_content(registry, file.sha256)
     digest = file.sha256.removeprefix("sha256:")
-    pin = _pin(registry, repository, revision)
+    pin = _pin(registry, repository, revision, reader)
     headers = {
         "X-Repo-Commit": _commit(view.digest),
         "X-Linked-Etag": f'"{digest}"',
@@ -182,16 +198,17 @@ def resolve(repository: RepositoryDep, revision: str, path: str, request: Reques
     return serve(request, replace(content, etag=digest, name=name, cache_control=cache_control, headers=headers))
 
 
-def _resolve(registry: Registry, repository: Stub, revision: str) -> VersionView:
-    return registry.resolve(str(repository.pinned(_pin(registry, repository, revision))))
+def _resolve(registry: Registry, repository: Stub, revision: str, reader: Caller) -> VersionView:
+    pin = _pin(registry, repository, revision, reader)
+    return registry.resolve(str(repository.pinned(pin)), caller=reader)
 
 
-def _pin(registry: Registry, repository: Stub, revision: str) -> str:
+def _pin(registry: Registry, repository: Stub, revision: str, reader: Caller) -> str:
     """The pin that a revision means; raises `UnknownVersionError`."""
     if revision == MAIN:
         return "latest"
     if _COMMIT.match(revision):
-        found = [v.digest for v in registry.versions(str(repository)) if _commit(v.digest) == revision]
+        found = [v.digest for v in registry.versions(str(repository), reader) if _commit(v.digest) == revision]
         if found:
             return found[0]
     elif is_tag(revision) or _VERSION.match(revision) or _DIGEST.match(revision):

@@ -15,9 +15,11 @@ from fastapi.responses import JSONResponse
 from graphql import ExecutionResult, GraphQLError, GraphQLResolveInfo, build_schema, execute_sync, parse, validate
 from pydantic import BaseModel, Field, ValidationError
 
+from registry.benchmarks import Benchmarks
+from registry.caller import Caller
 from registry.errors import InvalidRequestError, UnknownError
 from registry.routes.bodies import StrictRoute
-from registry.routes.depends import RegistryDep, SettingsDep
+from registry.routes.depends import BenchmarksDep, CallerDep, RegistryDep, SettingsDep
 from registry.routes.sparsezoo_files import list_files
 from registry.schemas import ModelSummary, SearchIn, VersionView
 from registry.service import Registry
@@ -73,10 +75,17 @@ class GraphQLIn(BaseModel):
 
 
 @router.post("/v2/graphql")
-def graphql(body: GraphQLIn, request: Request, registry: RegistryDep, settings: SettingsDep) -> JSONResponse:
+def graphql(
+    body: GraphQLIn,
+    request: Request,
+    registry: RegistryDep,
+    benchmarks: BenchmarksDep,
+    caller: CallerDep,
+    settings: SettingsDep,
+) -> JSONResponse:
     """Answers a GraphQL query; what is wrong with it stands in `errors`, as the client expects."""
     endpoint = settings.public_url.rstrip("/") or str(request.base_url).rstrip("/")
-    result = _run(body, _Models(registry, endpoint))
+    result = _run(body, _Models(registry, benchmarks, caller, endpoint))
     for error in result.errors or ():
         if error.original_error and not isinstance(error.original_error, GraphQLError | InvalidRequestError):
             raise error.original_error
@@ -100,8 +109,8 @@ def _run(body: GraphQLIn, models: _Models) -> ExecutionResult:
 class _Models:
     """Finds models for one request, and opens at most `MAX_OPENED` of them for their files."""
 
-    def __init__(self, registry: Registry, endpoint: str) -> None:
-        self._registry, self._endpoint = registry, endpoint
+    def __init__(self, registry: Registry, benchmarks: Benchmarks, caller: Caller, endpoint: str) -> None:
+        self._registry, self._benchmarks, self._caller, self._endpoint = registry, benchmarks, caller, endpoint
         self._opened = 0
 
     def find(self, _info: GraphQLResolveInfo[None], **asked: str) -> list[dict[str, Any]]:
@@ -109,7 +118,7 @@ class _Models:
         name = asked.get("repoName") or _long_name(asked)
         if name:
             try:
-                return [self._model(self._registry.resolve(PREFIX + name))]
+                return [self._model(self._registry.resolve(PREFIX + name, caller=self._caller))]
             except UnknownError:
                 if "repoName" in asked:
                     return []
@@ -125,7 +134,7 @@ class _Models:
             raise GraphQLError(f"{first['loc'][0]}: {first['msg']}") from None
         cursor: str | None = None
         for _ in range(MAX_LOOKED_AT // _PAGE):
-            page = self._registry.search(wanted.model_copy(update={"limit": _PAGE, "cursor": cursor}))
+            page = self._registry.search(wanted.model_copy(update={"limit": _PAGE, "cursor": cursor}), self._caller)
             yield from (item for item in page.items if _matches(item, asked))
             cursor = page.next_cursor
             if cursor is None:
@@ -147,7 +156,7 @@ class _Models:
             "repoNamespace": short.scope or "zoo",
             "files": lambda _info, **_: self._files(view()),
             "trainingResults": lambda _info: _training_results(view()),
-            "benchmarkResults": [],
+            "benchmarkResults": lambda _info: self._benchmark_results(view()),
         }
 
     def _open(self, found: VersionView | ModelSummary) -> VersionView:
@@ -156,7 +165,20 @@ class _Models:
         self._opened += 1
         if self._opened > MAX_OPENED:
             raise GraphQLError(f"this opens more than {MAX_OPENED} models; name one with repoName")
-        return self._registry.resolve(f"{found.name}@v{found.latest_version}")
+        return self._registry.resolve(f"{found.name}@v{found.latest_version}", caller=self._caller)
+
+    def _benchmark_results(self, view: VersionView) -> list[dict[str, Any]]:
+        records = (item.record for item in self._benchmarks.of(f"{view.name}@v{view.version}", self._caller))
+        return [
+            {
+                "batchSize": record.batch_size,
+                "deviceInfo": record.hardware.cpu,
+                "numCores": record.threads,
+                "recordedUnits": "items/second",
+                "recordedValue": record.items_per_second,
+            }
+            for record in records
+        ]
 
     def _files(self, view: VersionView) -> list[dict[str, Any]]:
         files = list_files(view, self._endpoint)

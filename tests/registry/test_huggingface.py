@@ -129,3 +129,11 @@ def test_pages_of_models_are_linked(sqlite_site: Site) -> None:
     assert client.get("/api/models?limit=0").json()["code"] == "REQUEST_INVALID"
     assert client.get("/api/models?filter=a&filter=b&expand=sha&expand=tags").status_code == 200
     assert client.get("/api/models?search=a&search=b").status_code == 400
+
+
+def test_a_token_of_another_hub_says_nothing_and_a_wrong_one_of_ours_is_refused(sqlite_site: Site) -> None:
+    bert().publish(sqlite_site.client)
+    url = f"/{NAME}/resolve/v1/config.json"
+    foreign = sqlite_site.client.get(url, headers={"Authorization": "Bearer hf_abcdefghijklmnop"})
+    assert (foreign.status_code, foreign.headers["cache-control"].partition(",")[0]) == (200, "private")
+    assert sqlite_site.client.get(url, headers={"Authorization": f"Bearer zoo_{'x' * 43}"}).status_code == 401

@@ -83,6 +83,33 @@ def test_every_file_can_be_downloaded_as_it_is_listed(sqlite_site: Site) -> None
     }
 
 
+def test_benchmark_records_come_in_the_client_s_words(sqlite_site: Site) -> None:
+    client = sqlite_site.client
+    bert().publish(client)
+    record = {
+        "hardware": {"cpu": "Xeon 8375C", "isa": "avx512vnni", "cores": 24, "system": "Linux x86_64"},
+        "engine": "sparrow",
+        "threads": 24,
+        "batch_size": 64,
+        "iterations": 100,
+        "seconds": 10.0,
+        "items_per_second": 640.0,
+        "median_ms": 100.0,
+        "measured_at": "2026-01-01T00:00:00Z",
+    }
+    assert client.post("/api/v1/benchmarks", json={"stub": ALIAS, "record": record}).status_code == 201
+    fields = "{ benchmarkResults { batchSize deviceInfo numCores recordedUnits recordedValue } }"
+    assert _models(client, PARTS, fields)[0]["benchmarkResults"] == [
+        {
+            "batchSize": 64,
+            "deviceInfo": "Xeon 8375C",
+            "numCores": 24,
+            "recordedUnits": "items/second",
+            "recordedValue": 640.0,
+        }
+    ]
+
+
 def test_external_data_comes_with_its_model(sqlite_site: Site) -> None:
     client, folder = sqlite_site.client, small("zoo:a-b-c")
     folder.files = {

@@ -15,6 +15,7 @@ from typing import Any
 from zoo.card import read_front_matter
 from zoo.disk import clone_or_copy
 from zoo.errors import ManifestError, ZooError
+from zoo.importing.graph_weights import measure_graph
 from zoo.importing.naming import Naming, propose
 from zoo.importing.pickles import convert, refuse
 from zoo.importing.source import Source
@@ -26,6 +27,7 @@ EPOCHS, LEARNING_RATE = 3.0, 3e-5
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_CARD_BYTES = 1 << 20
 _KEPT = ("license", "license_name", "license_link", "language", "description", "domain", "sub_domain", "task", "base")
+_NAME = re.compile(r"[A-Za-z0-9_.]+")
 _FRONT = re.compile(r"\s*---[ \t]*\r?\n.*?^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
 
 
@@ -100,10 +102,10 @@ def _fill(
     for place in ("training", "deployment"):
         notes += _clean_config(staging / place / "config.json")
     weights = sorted((staging / "training").glob("*.safetensors"))
-    measured = measure(weights, counting)
+    measured = measure(weights, counting) if weights else _measure_graph(staging, notes)
     card = _read_card(source.card, notes)
     naming = propose(source.name, _config(staging), card, measured)
-    if measured.sparse and not any(staging.glob("recipe*")):
+    if weights and measured.sparse and not any(staging.glob("recipe*")):
         (staging / "recipe.md").write_text(_recipe(source, measured), "utf-8")
     if measured.layers and not (staging / "report.json").exists():
         (staging / "report.json").write_text(json.dumps(_report(source, measured), indent=1), "utf-8")
@@ -112,6 +114,16 @@ def _fill(
         notes.append("the card names no licence: find out what it is, and write `license:` into model.md")
     (staging / "model.md").write_text(_card(source, card, naming, measured), "utf-8")
     return source.origin, naming, license_name, measured, tuple(notes)
+
+
+def _measure_graph(staging: Path, notes: list[str]) -> Measured:
+    """What the graph tells, where there is no checkpoint; what can't be measured is noted, and can be published."""
+    for path in sorted((staging / "deployment").glob("*.onnx")):
+        try:
+            return measure_graph(path)
+        except ManifestError as error:
+            notes.append(f"deployment/{path.name} isn't measured: {error}")
+    return measure([])
 
 
 def _convert(source: Source, staging: Path, *, convert_pickles: bool, notes: list[str]) -> None:
@@ -225,5 +237,5 @@ def recipe_params(measured: Measured) -> list[str]:
 
 
 def _kind(name: str) -> str:
-    """A pattern for a weight and its like in other layers: re:bert.encoder.layer.[0-9]+.output.dense.weight"""
-    return "re:" + re.sub(r"(?<=\\\.)\d+(?=\\\.)", "[0-9]+", re.escape(name)) + "$"
+    """A pattern for a weight and its like in other layers: re:bert.encoder.layer.[0-9]+.output.dense.weight$"""
+    return "re:" + re.sub(r"(?<=\.)\d+(?=\.)", "[0-9]+", name) + "$" if _NAME.fullmatch(name) else name

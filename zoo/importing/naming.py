@@ -21,6 +21,7 @@ _TASKS = (
 )
 _SIZES = {(12, 768): "base", (24, 1024): "large"}
 _DATASETS = ("squad", "sst2", "mnli", "qqp", "qnli", "mrpc", "conll2003", "imdb", "imagenet", "wikipedia", "bookcorpus")
+_SAID = ("domain", "task", "architecture", "sub_architecture", "dataset")
 _UPSTREAM = ("wikipedia", "bookcorpus")
 
 
@@ -34,11 +35,14 @@ class Naming(NamedTuple):
 
 def propose(repo_id: str, config: Mapping[str, Any], card: Mapping[str, Any], measured: Measured) -> Naming:
     """Names after the long form's rules, short form with it: tags say the measured sparsity and pattern."""
+    said = {key: _segment(str(card[key])) for key in (*_SAID, "sub_domain") if isinstance(card.get(key), str)}
     domain, task = _task(config)
     architecture, size = _architecture(config)
+    domain, task = said.get("domain", domain), said.get("task", said.get("sub_domain", task))
+    architecture, size = said.get("architecture", architecture), said.get("sub_architecture", size)
     named = _datasets(repo_id, card)
     tuned = [name for name in named if name not in _UPSTREAM]
-    dataset = tuned[0] if tuned else "_".join(named) or "custom"
+    dataset = said.get("dataset") or (tuned[0] if tuned else "") or "_".join(named) or "custom"
     model = f"{architecture}-{size}"
     percent = f"pruned{round(100 * measured.sparsity)}" if measured.pattern else ""
     is_block = measured.pattern == "block4"

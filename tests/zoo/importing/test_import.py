@@ -90,6 +90,34 @@ def test_a_hub_that_is_away_is_exit_6(tmp_path: Path) -> None:
     assert "127.0.0.1:9" in gone.stderr
 
 
+@pytest.mark.slow
+def test_the_recipe_that_is_written_holds_every_zero_in_training(tmp_path: Path) -> None:
+    import torch
+    from transformers import BertForQuestionAnswering
+
+    from zoo.train import RecipeSession
+
+    repository(tmp_path / "old/training")
+    done = import_model(str(tmp_path / "old"), tmp_path / "new")
+    model = BertForQuestionAnswering.from_pretrained(tmp_path / "new/training")
+    zeros = {name: model.get_parameter(name) == 0 for name in done.measured.sparse}
+    session = RecipeSession(model, Recipe.load(tmp_path / "new/recipe.md"), steps_per_epoch=4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    inputs = {"input_ids": torch.arange(20).reshape(2, 10)}
+    for _ in range(12):
+        session.before_step(optimizer)
+        outputs = model(**inputs, start_positions=torch.tensor([1, 2]), end_positions=torch.tensor([3, 4]))
+        session.loss(outputs.loss, outputs, inputs).backward()
+        optimizer.step()
+        session.after_step()
+        optimizer.zero_grad()
+    session.finish()
+    for name, zero in zeros.items():
+        weight = model.get_parameter(name)
+        assert (weight[zero] == 0).all()
+        assert (weight[~zero] != 0).all()
+
+
 # --- folders in the originals' layout
 
 

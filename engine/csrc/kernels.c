@@ -29,6 +29,7 @@ static const spw_kernels scalar_kernels = {
 #include "kernels.def"
 #undef KERNEL
 DECLARE_PROBES(avx2)
+DECLARE_PROBES(avxvnni)
 DECLARE_PROBES(avx512vnni)
 static const spw_kernels avx2_kernels = {
     "avx2",
@@ -42,6 +43,7 @@ static const spw_kernels avxvnni_kernels = {
 #define KERNEL(name, arguments) spw_##name##_avxvnni,
 #include "kernels.def"
 #undef KERNEL
+    PROBES(avxvnni),
 };
 static const spw_kernels avx512vnni_kernels = {
     "avx512vnni",
@@ -54,11 +56,13 @@ static const spw_kernels avx512vnni_kernels = {
 #define KERNEL(name, arguments) DECLARE(name, arguments, neon)
 #include "kernels.def"
 #undef KERNEL
+DECLARE_PROBES(neon)
 static const spw_kernels neon_kernels = {
     "neon",
 #define KERNEL(name, arguments) spw_##name##_neon,
 #include "kernels.def"
 #undef KERNEL
+    PROBES(neon),
 };
 #endif
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from registry import blob_queries, bundle, migrate, queries, static
+from registry import scopes as scopes_of_models
+from registry.audit import OPERATOR, entries, note
 from registry.auth import hash_token, new_token
 from registry.blobs import Blobs
 from registry.bundle import BundleReport
+from registry.caller import MAX_GRANTS, Grant, parse_scope
 from registry.db import Database
 from registry.errors import InvalidRequestError, TakenError, UnknownBlobError, UnknownError
 from registry.service import Registry
@@ -56,9 +60,22 @@ class TokenInfo:
     """A token as far as it may be shown. `state` is "valid", "expired" or "revoked"."""
 
     name: str
+    scopes: list[str]
     created_at: datetime
     expires_at: datetime | None
     state: str
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    """Who did what. `actor` is a token's name, "operator" for this machine's commands, None without a token."""
+
+    at: datetime
+    actor: str | None
+    address: str | None
+    action: str
+    target: str
+    detail: str | None
 
 
 def upgrade(settings: Settings) -> str:
@@ -155,19 +172,25 @@ def export_static(settings: Settings, folder: Path) -> StaticReport:
         return static.export_static(Registry(database, Blobs(database, store)), folder)
 
 
-def create_token(settings: Settings, name: str, expires_in: timedelta | None = None) -> str:
+def create_token(
+    settings: Settings, name: str, expires_in: timedelta | None = None, scopes: Sequence[str] = ("write:*",)
+) -> str:
     """Makes a token and returns its text, which is never shown again; raises `TakenError` if the name is in use."""
     if not 1 <= len(name) <= 128 or not name.isascii() or not name.isprintable():
         raise InvalidRequestError("a token's name is 1 to 128 printable ASCII characters")
     if expires_in is not None and not timedelta(0) < expires_in <= timedelta(days=36_500):
         raise InvalidRequestError("a token holds for more than nothing, and for 100 years at most")
+    if not 1 <= len(scopes) <= MAX_GRANTS:
+        raise InvalidRequestError(f"a token has 1 to {MAX_GRANTS} scopes")
+    grants = " ".join(str(Grant.parse(scope)) for scope in scopes)
     text, now = new_token(), datetime.now(UTC)
 
     def work(session: Session) -> None:
         if queries.token_by_name(session, name):
             raise TakenError(f"there is a token named {name!r} already; revoked ones keep their name")
         expires_at = now + expires_in if expires_in else None
-        session.add(Token(name=name, hash=hash_token(text), created_at=now, expires_at=expires_at))
+        session.add(Token(name=name, hash=hash_token(text), grants=grants, created_at=now, expires_at=expires_at))
+        note(session, OPERATOR, "token.create", name, grants)
         session.flush()
 
     with _open(settings) as (database, _):
@@ -179,7 +202,7 @@ def list_tokens(settings: Settings) -> list[TokenInfo]:
     """Every token, oldest first."""
     with _open(settings) as (database, _), database.read() as session:
         return [
-            TokenInfo(token.name, token.created_at, token.expires_at, _state(token))
+            TokenInfo(token.name, token.grants.split(), token.created_at, token.expires_at, _state(token))
             for token in queries.all_tokens(session)
         ]
 
@@ -192,6 +215,7 @@ def revoke_token(settings: Settings, name: str) -> None:
         if token is None:
             raise UnknownError(f"there is no token named {name!r}")
         token.revoked_at = token.revoked_at or datetime.now(UTC)
+        note(session, OPERATOR, "token.revoke", name)
 
     with _open(settings) as (database, _):
         database.write(work)
@@ -211,3 +235,24 @@ def _open(settings: Settings) -> Iterator[tuple[Database, BlobStore]]:
         yield database, open_store(settings)
     finally:
         database.close()
+
+
+def set_scope(settings: Settings, name: str, *, private: bool) -> int:
+    """Makes a scope private or public with all its models; returns how many those are."""
+    scope = parse_scope(name)
+    with _open(settings) as (database, _):
+        return database.write(lambda session: scopes_of_models.set_private(session, scope, private=private))
+
+
+def list_scopes(settings: Settings) -> dict[str, str]:
+    """The scopes that were made private, or public again: "private" or "public" by name."""
+    with _open(settings) as (database, _), database.read() as session:
+        rows = scopes_of_models.all_scopes(session)
+        return {f"@{row.name}": "private" if row.private else "public" for row in rows}
+
+
+def audit(settings: Settings, **wanted: Any) -> list[AuditRecord]:
+    """Entries of the audit log, newest first; `wanted` are those of `registry.audit.entries`."""
+    with _open(settings) as (database, _), database.read() as session:
+        rows = entries(session, **wanted)
+        return [AuditRecord(e.at, e.actor, e.address, e.action, e.target, e.detail) for e in rows]

@@ -27,6 +27,7 @@ from registry.routes import (
     models,
     pages,
     problems,
+    sign_in,
     sparsezoo,
     uploads,
     versions,
@@ -69,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     for outside in (files, archives, sparsezoo):
         app.include_router(outside.router, responses=problems.DOCUMENTED)
     app.include_router(pages.router)
+    app.include_router(sign_in.router)
     app.include_router(huggingface.router)
     app.mount("/static", pages.static_files(), name="static")
     problems.install(app)

@@ -11,6 +11,7 @@ from registry import queries
 from registry.caller import ANYONE, EVERYTHING, Caller, Grant
 from registry.db import Database
 from registry.errors import UnauthorizedError
+from registry.scopes import any_private
 from registry.settings import Settings
 
 TOKEN = re.compile(r"zoo_[A-Za-z0-9_-]{43}")
@@ -69,4 +70,4 @@ class Gate:
         if not self._settings.is_loopback:
             return True
         with self._database.read() as session:
-            return queries.any_token(session)
+            return queries.any_token(session) or any_private(session)

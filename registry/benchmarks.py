@@ -5,10 +5,11 @@ from __future__ import annotations
 from sqlalchemy.orm import Session
 
 from registry import benchmark_queries, listings, queries
+from registry.audit import note
 from registry.caller import ANYONE, Caller
 from registry.db import Database
 from registry.schemas import BenchmarkIn, BenchmarkView, BestIn, BestList, BestView
-from registry.service import find_version
+from registry.service import check_may_write, find_version
 from registry.tables import Benchmark, Version
 from zoo.benchmark import BenchmarkRecord
 from zoo.stub import PREFIX
@@ -26,6 +27,7 @@ class Benchmarks:
 
         def work(session: Session) -> tuple[BenchmarkView, bool]:
             version = find_version(session, sent.stub, caller)
+            check_may_write(caller, version.model.full_name)
             known = benchmark_queries.benchmark_of(session, version.id, record.digest())
             if known is not None:
                 return _view(version, known), False
@@ -33,6 +35,8 @@ class Benchmarks:
             row = _row(version, record, caller)
             session.add(row)
             listings.refresh(session, version.model_id)
+            target = f"{version.model.full_name}@v{version.number}"
+            note(session, caller, "benchmark", target, record.hardware.cpu)
             return _view(version, row), True
 
         return self._database.write(work)

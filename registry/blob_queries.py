@@ -8,7 +8,9 @@ from datetime import datetime
 from sqlalchemy import delete, exists, select, update
 from sqlalchemy.orm import Session
 
-from registry.tables import Blob, Chunk, File, Upload, Version
+from registry.caller import Caller
+from registry.queries import visible
+from registry.tables import Blob, Chunk, File, Model, Offer, Upload, Version
 
 _CHUNK = 5_000  # SQLite takes 32,766 variables in a statement, PostgreSQL 65,535
 
@@ -36,6 +38,28 @@ def offer_blob(session: Session, digest: str, size_bytes: int, now: datetime) ->
         row.offered_at, row.damaged_at = now, None
     session.flush()
     return row is None
+
+
+def readable(session: Session, digests: Sequence[str], caller: Caller) -> list[str]:
+    """Those of the blobs that a model has which is there for the caller, or that the caller sent."""
+    if caller.sees_everything:
+        return list(digests)
+    found = set[str]()
+    for start in range(0, len(digests), _CHUNK):
+        part = digests[start : start + _CHUNK]
+        sent = select(Offer.digest).where(Offer.digest.in_(part), Offer.token_id == caller.token_id)
+        models = (
+            select(File.digest).join(Version, Version.id == File.version_id).join(Model, Model.id == Version.model_id)
+        )
+        shown = models.where(File.digest.in_(part), visible(caller, Model)).distinct()
+        found.update(session.scalars(sent), session.scalars(shown))
+    return [digest for digest in digests if digest in found]
+
+
+def note_sender(session: Session, digest: str, token_id: int) -> None:
+    """Remembers that these bytes were sent with this token, or without one for 0."""
+    session.merge(Offer(digest=digest, token_id=token_id))
+    session.flush()
 
 
 def mark_checked(session: Session, digest: str, now: datetime, *, is_sound: bool) -> None:

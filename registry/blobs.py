@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy.orm import Session
 
 from registry import blob_queries as queries
+from registry.caller import ANYONE, Caller
 from registry.db import Database
 from registry.errors import (
     DamagedBlobError,
@@ -46,12 +47,18 @@ class Blobs:
         self.database, self.store = database, store
         self._upload_expires = upload_expires
 
-    def missing(self, digests: Iterable[str]) -> list[str]:
-        """The digests that must be uploaded: those without a row, or whose bytes have gone or are damaged."""
+    def missing(self, digests: Iterable[str], caller: Caller = ANYONE) -> list[str]:
+        """The digests that must be uploaded: those not there for the caller, or gone or damaged."""
         wanted = list(dict.fromkeys(digests))
         with self.database.read() as session:
-            sizes = queries.blob_sizes(session, wanted)
+            sizes = queries.blob_sizes(session, queries.readable(session, wanted, caller))
         return [digest for digest in wanted if digest not in sizes or self.store.size(digest) != sizes[digest]]
+
+    def check_readable(self, digest: str, caller: Caller) -> None:
+        """Raises `UnknownBlobError` if the blob isn't there for the caller."""
+        with self.database.read() as session:
+            if not queries.readable(session, [parse_digest(digest)], caller):
+                raise UnknownBlobError(f"the blob {digest} isn't here")
 
     def size(self, digest: str) -> int:
         """A blob's size in bytes; raises `UnknownBlobError`, or `DamagedBlobError` if its bytes aren't what came."""
@@ -84,11 +91,18 @@ class Blobs:
         if held:
             yield held
 
-    def keep(self, file: IncomingFile, digest: str) -> bool:
-        """Verifies a file and makes it a blob; True if the blob is new. Raises `InvalidDigestError`."""
+    def keep(self, file: IncomingFile, digest: str, caller: Caller = ANYONE) -> bool:
+        """Verifies a file and makes it a blob; True if the blob is new to the caller. Raises `InvalidDigestError`."""
         file.verify(digest)
         self.store.keep(file, digest)
-        return self.database.write(lambda session: queries.offer_blob(session, digest, file.size_bytes, _now()))
+
+        def work(session: Session) -> bool:
+            was_hidden = not queries.readable(session, [digest], caller)
+            is_new = queries.offer_blob(session, digest, file.size_bytes, _now())
+            queries.note_sender(session, digest, caller.token_id)
+            return is_new or was_hidden
+
+        return self.database.write(work)
 
     # --- uploads in chunks
 
@@ -155,14 +169,14 @@ class Blobs:
             self.store.unstage(key)
             raise
 
-    def finish(self, upload_id: str, owner: str) -> tuple[str, int, bool]:
+    def finish(self, upload_id: str, caller: Caller) -> tuple[str, int, bool]:
         """Makes a complete upload a blob: its digest, its size, and whether it is new.
 
         Raises `IncompleteUploadError`, or `InvalidDigestError` for other bytes than were announced; the upload is then
         gone.
         """
         with self.database.read() as session:
-            upload = _view(_find(session, upload_id, owner))
+            upload = _view(_find(session, upload_id, caller.name or ""))
             keys = queries.chunk_keys(session, upload_id)
         if upload.offset_bytes != upload.size_bytes:
             raise IncompleteUploadError(
@@ -173,12 +187,12 @@ class Blobs:
             for key in keys:
                 for block in self.store.read_staged(key):
                     file.write(block)
-            is_new = self.keep(file, upload.digest)
+            is_new = self.keep(file, upload.digest, caller)
         except InvalidDigestError:
             self._drop(upload_id, keys)
             raise
         except UnknownBlobError:  # another call of finish was faster, and took the chunks away
-            if self.missing([upload.digest]):
+            if self.missing([upload.digest], caller):
                 raise UnavailableError("a chunk of the upload is lost; send the blob again") from None
             is_new = False
         finally:

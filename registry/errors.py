@@ -33,6 +33,7 @@ RegistryError
 ├── ForbiddenError                      FORBIDDEN
 ├── BundleError                         a backup can't be written, or read
 ├── ExportError                         a folder can't be written
+├── TooManyRequestsError                TOO_MANY_REQUESTS      + retry_after_s
 ├── DamagedBlobError                    BLOB_DAMAGED
 └── UnavailableError                    UNAVAILABLE
 
@@ -238,6 +239,12 @@ class DamagedBlobError(RegistryError):
     """The bytes at rest aren't those that were stored; they are never served."""
 
     code = "BLOB_DAMAGED"
+
+
+class TooManyRequestsError(RegistryError):
+    """The client sends more requests than it may."""
+
+    code = "TOO_MANY_REQUESTS"
 
 
 class UnavailableError(RegistryError):

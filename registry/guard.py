@@ -11,8 +11,9 @@ from urllib.parse import parse_qsl, urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from registry.auth import TOKEN, redact
+from registry.auth import TOKEN, hash_token, redact
 from registry.errors import ForbiddenError, InvalidRequestError, RegistryError, UnavailableError
+from registry.rate import RateLimit
 from registry.routes.problems import problem_of
 from registry.settings import LOOPBACK_NAMES, Settings
 
@@ -43,6 +44,7 @@ class Guard:
         self._app, self._settings = app, settings
         self._hosts = frozenset(_names(settings)) - {""}
         self._running = 0
+        self._rate = RateLimit(settings.rate) if settings.rate else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuses the request, or passes it on."""
@@ -58,6 +60,7 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
+                _keep_to_the_caller(scope, headers)
             await send(message)
 
         self._running += 1
@@ -76,6 +79,8 @@ class Guard:
         if self._running > self._settings.max_requests:
             raise UnavailableError("the registry serves as many requests as it may; try again in a second")
         headers = Headers(scope=scope)
+        if self._rate:
+            self._rate.take(_client(scope, headers))
         host = headers.get("host", "")
         if not self._is_known(_host_name(host)):
             raise InvalidRequestError(
@@ -90,6 +95,21 @@ class Guard:
         if name in self._hosts:
             return True
         return self._settings.is_any_address and _is_address(name)
+
+
+def _client(scope: Scope, headers: Headers) -> str:
+    """Whom requests are counted for: the token that was sent, whether it holds or not, or else the address."""
+    token = headers.get("authorization")
+    return hash_token(token) if token else str((scope.get("client") or ("-", 0))[0])
+
+
+def _keep_to_the_caller(scope: Scope, headers: MutableHeaders) -> None:
+    """What a token opened is for its owner's cache alone."""
+    given = Headers(scope=scope)
+    if "authorization" in given or "cookie" in given:
+        cached = headers.get("cache-control", "private")
+        headers["Cache-Control"] = cached.replace("public", "private")
+    headers.append("Vary", "Authorization, Cookie")
 
 
 def _names(settings: Settings) -> Iterable[str]:

@@ -19,7 +19,7 @@ from registry.tables import FTS_TABLE, Benchmark, Listing, Tag, Version
 from registry.terms import BOUNDS, FACETS, listing_terms, search_terms, words
 from zoo.stub import PREFIX
 
-WINDOW = 20_000  # listings that PostgreSQL filters one by one, newest first, before it asks its index of terms
+WINDOW = 50_000  # listings that PostgreSQL filters one by one, newest first, before it asks its index of terms
 ENOUGH = 101  # with so many among them, what is looked for is common
 _EQUAL = (*FACETS, "quantized")
 _LISTINGS = Listing.__table__

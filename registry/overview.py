@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from registry import benchmark_queries, queries
+from registry import benchmark_queries
 from registry.caller import Caller
 from registry.db import Database
 from registry.family import Family, family_of, members_of
+from registry.lineage import view_of
 from registry.service import find_version
 from registry.tables import Listing
 from zoo.benchmark import BenchmarkRecord
-from zoo.stub import PREFIX
 
 
 class Overview(NamedTuple):
@@ -29,15 +29,15 @@ class Overviews:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def of(self, stub_text: str, recipe_digests: Sequence[str], caller: Caller) -> Overview:
+    def of(self, stub_text: str, caller: Caller) -> Overview:
         """The overview of the version that a stub names."""
         with self._database.read() as session:
             version = find_version(session, stub_text, caller)
             rows = benchmark_queries.benchmarks_of(session, [version.id], limit=100)
             records = [BenchmarkRecord.model_validate_json(row.record) for row in rows]
-            targets = [*queries.names_of(session, version.model_id), *recipe_digests]
-            users = queries.users_of(session, targets, version.model_id, caller)
-            return Overview(records, family_of(session, version, caller), [(PREFIX + n, how) for n, how in users])
+            used_by = view_of(session, version, caller).used_by
+            users = list(dict.fromkeys((user.name, user.relation) for user in used_by))
+            return Overview(records, family_of(session, version, caller), users)
 
     def side_by_side(self, names: Sequence[str], caller: Caller) -> Family:
         """The latest versions of some models, as a family would be compared."""

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
 from registry.caller import Caller
-from registry.tables import Lineage, Model, Name, Tag, Token, Version
+from registry.tables import Model, Name, Tag, Token, Version
 
 LATEST = "latest"
 
@@ -28,9 +28,9 @@ def lock_model(session: Session, model: Model) -> None:
     session.execute(select(Model.id).where(Model.id == model.id).with_for_update())
 
 
-def add_model(session: Session, full_name: str, now: datetime) -> Model:
+def add_model(session: Session, full_name: str, now: datetime, *, private: bool) -> Model:
     """A new model and its name."""
-    model = Model(full_name=full_name, created_at=now)
+    model = Model(full_name=full_name, created_at=now, private=private)
     session.add(model)
     session.flush()
     add_name(session, model, full_name)
@@ -51,27 +51,6 @@ def names_near(session: Session, name: str, caller: Caller, limit: int = 250) ->
     after = there.where(Name.name >= name).order_by(Name.name).limit(limit)
     before = there.where(Name.name < name).order_by(Name.name.desc()).limit(limit)
     return [*session.scalars(after), *session.scalars(before)]
-
-
-def names_of(session: Session, model_id: int) -> Sequence[str]:
-    """Every name of a model."""
-    return session.scalars(select(Name.name).where(Name.model_id == model_id)).all()
-
-
-def users_of(
-    session: Session, targets: Sequence[str], model_id: int, caller: Caller, limit: int = 50
-) -> list[tuple[str, str]]:
-    """Other models whose latest version was made from one of the targets, and how: (full name, relation)."""
-    statement = (
-        select(Model.full_name, Lineage.relation)
-        .join(Version, Version.id == Lineage.version_id)
-        .join(Model, Model.id == Version.model_id)
-        .join(Tag, (Tag.version_id == Version.id) & (Tag.tag == LATEST))
-        .where(Lineage.target.in_(targets), Model.id != model_id, visible(caller, Model))
-        .distinct()
-        .order_by(Model.full_name, Lineage.relation)
-    )
-    return [(name, relation) for name, relation in session.execute(statement.limit(limit))]
 
 
 def visible(caller: Caller, columns: Any) -> ColumnElement[bool]:

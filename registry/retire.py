@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from sqlalchemy.orm import Session
 
 from registry import queries, version_queries
+from registry.audit import note
 from registry.caller import Caller
-from registry.errors import ForbiddenError, InvalidRequestError, VersionInUseError
+from registry.errors import InvalidRequestError, VersionInUseError
 from registry.lineage import users_of
 from registry.schemas import VersionSummary
-from registry.service import Registry, find_version, parse_stub, version_summary
+from registry.service import Registry, check_may_write, find_version, parse_stub, version_summary
 from registry.tables import Version
 from zoo.stub import PREFIX
 
@@ -29,6 +30,7 @@ def yank(registry: Registry, stub_text: str, reason: str | None, caller: Caller)
         version.yanked_at, version.yank_reason = (None, None) if reason is None else (_now(), reason)
         session.flush()
         version_queries.refresh_latest(session, version.model_id, _now())
+        note(session, caller, "unyank" if reason is None else "yank", _target(version), reason)
         return version_summary(version, queries.tags_of(session, [version.id])[version.id])
 
     return registry.database.write(work)
@@ -45,32 +47,36 @@ def delete(registry: Registry, stub_text: str, reason: str, caller: Caller, *, f
     def work(session: Session) -> None:
         version = _find(session, stub_text, caller)
         queries.lock_model(session, version.model)
-        _check_unused(session, version, force=force)
+        _check_unused(session, version, caller, force=force)
         version_queries.empty_version(session, version, _now())
         version.deleted_at, version.delete_reason, version.check_report = _now(), reason, None
         session.flush()
         version_queries.refresh_latest(session, version.model_id, _now())
+        note(session, caller, "delete", _target(version), reason)
 
     registry.database.write(work)
 
 
-def _check_unused(session: Session, version: Version, *, force: bool) -> None:
+def _check_unused(session: Session, version: Version, caller: Caller, *, force: bool) -> None:
     where = f"{PREFIX}{version.model.full_name}@v{version.number}"
     tags = [tag for tag in queries.tags_of(session, [version.id])[version.id] if tag != queries.LATEST]
     if tags:
         raise VersionInUseError(f"the tags {', '.join(tags)} point to {where}; move them first", users=tags)
-    users = [f"{PREFIX}{user.model.full_name}@v{user.number}" for _, user in users_of(session, version)][:20]
-    if users and not force:
-        raise VersionInUseError(
-            f"{', '.join(users)} were made from {where}; yank it instead, or delete it by force", users=users
-        )
+    found = [user for _, user in users_of(session, version)]
+    users = [PREFIX + _target(v) for v in found if caller.may_read(v.model.full_name, private=v.model.private)][:20]
+    if found and not force:
+        who = ", ".join(users) or "models that are private"
+        raise VersionInUseError(f"{who} were made from {where}; yank it instead, or delete it by force", users=users)
 
 
 def _find(session: Session, stub_text: str, caller: Caller) -> Version:
     version = find_version(session, stub_text, caller)
-    if not caller.may_write_to(version.model.full_name):
-        raise ForbiddenError(f"this token may not write to {PREFIX}{version.model.full_name}")
+    check_may_write(caller, version.model.full_name)
     return version
+
+
+def _target(version: Version) -> str:
+    return f"{version.model.full_name}@v{version.number}"
 
 
 def _check_pinned(text: str) -> None:

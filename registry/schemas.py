@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from zoo.benchmark import BenchmarkRecord, Cores
 from zoo.manifest import MAX_FILE_BYTES, Digest, Metadata, Role
@@ -25,10 +25,6 @@ Time = Annotated[
     datetime,
     PlainSerializer(lambda time: time.astimezone(UTC).isoformat().replace("+00:00", "Z"), return_type=str),
 ]
-
-
-def _empty_as_none(value: object) -> object:
-    return None if value == "" else value
 
 
 class _In(BaseModel):
@@ -88,20 +84,20 @@ class SearchIn(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     q: Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")] = ""
-    domain: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
-    task: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
-    architecture: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
-    dataset: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
-    quantized: Annotated[bool | None, BeforeValidator(_empty_as_none)] = None
-    pattern: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
-    license: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
-    sparsity_min: Annotated[Fraction | None, BeforeValidator(_empty_as_none)] = None
-    sparsity_max: Annotated[Fraction | None, BeforeValidator(_empty_as_none)] = None
-    f1_min: Annotated[Percent | None, BeforeValidator(_empty_as_none)] = None
-    latency_max_ms: Annotated[Positive | None, BeforeValidator(_empty_as_none)] = None
-    size_max: Annotated[Bytes | None, BeforeValidator(_empty_as_none)] = None
+    domain: Facet | None = None
+    task: Facet | None = None
+    architecture: Facet | None = None
+    dataset: Facet | None = None
+    quantized: bool | None = None
+    pattern: Facet | None = None
+    license: Facet | None = None
+    sparsity_min: Fraction | None = None
+    sparsity_max: Fraction | None = None
+    f1_min: Percent | None = None
+    latency_max_ms: Positive | None = None
+    size_max: Bytes | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 20
-    cursor: Annotated[str | None, Field(max_length=200), BeforeValidator(_empty_as_none)] = None
+    cursor: Annotated[str, Field(max_length=200)] | None = None
 
 
 class BenchmarkIn(_In):
@@ -122,14 +118,14 @@ class BestIn(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     cpu: Facet
-    isa: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
-    cores: Annotated[Cores | None, BeforeValidator(_empty_as_none)] = None
-    f1_min: Annotated[Percent | None, BeforeValidator(_empty_as_none)] = None
-    latency_max_ms: Annotated[Positive | None, BeforeValidator(_empty_as_none)] = None
-    domain: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
-    task: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
-    architecture: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
-    dataset: Annotated[Facet | None, BeforeValidator(_empty_as_none)] = None
+    isa: Facet | None = None
+    cores: Cores | None = None
+    f1_min: Percent | None = None
+    latency_max_ms: Positive | None = None
+    domain: Facet | None = None
+    task: Facet | None = None
+    architecture: Facet | None = None
+    dataset: Facet | None = None
     limit: Annotated[int, Field(ge=1, le=100)] = 10
 
 

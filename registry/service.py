@@ -9,13 +9,15 @@ from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
-from registry import blob_queries, listings, queries, version_queries
+from registry import blob_queries, listings, queries, scopes, version_queries
+from registry.audit import note
 from registry.blobs import Blobs
-from registry.caller import ANYONE, Caller
+from registry.caller import ANYONE, Caller, scope_of
 from registry.db import Database
 from registry.errors import (
     AliasTakenError,
     DeletedVersionError,
+    ForbiddenError,
     InvalidManifestError,
     InvalidSizeError,
     InvalidStubError,
@@ -55,29 +57,34 @@ class Registry:
 
     # --- versions
 
-    def publish(self, wanted: VersionIn) -> tuple[VersionView, bool]:
+    def publish(self, wanted: VersionIn, caller: Caller = ANYONE) -> tuple[VersionView, bool]:
         """Makes a version of a manifest whose blobs are all here; False if the same manifest was there already."""
         manifest = parse_manifest(wanted.manifest)
+        check_may_write(caller, manifest.full_name)
+        _check_alias(caller, manifest)
         tags = [parse_tag(tag) for tag in dict.fromkeys(wanted.tags)]
 
         def work(session: Session) -> tuple[VersionView, bool]:
             version = queries.version_by_digest(session, manifest.digest())
             is_new = version is None
             if version is None:
-                self._check_blobs(session, manifest)
-                version = _add_version(session, manifest, wanted.version)
+                self._check_blobs(session, manifest, caller)
+                version = _add_version(session, manifest, wanted.version, caller)
             check_not_deleted(version)
             if wanted.version not in (None, version.number):
                 raise VersionExistsError(f"this manifest is v{version.number} already, not v{wanted.version}")
             for tag in tags:
                 queries.move_tag(session, version, tag, _now())
+            if is_new or tags:
+                note(session, caller, "publish", f"{manifest.full_name}@v{version.number}", " ".join(tags) or None)
             return _view(session, version), is_new
 
         return self.database.write(work)
 
-    def _check_blobs(self, session: Session, manifest: Manifest) -> None:
-        sizes = blob_queries.blob_sizes(session, (entry.sha256 for entry in manifest.files))
-        missing = [d for d in dict.fromkeys(e.sha256 for e in manifest.files) if self.store.size(d) != sizes.get(d, -1)]
+    def _check_blobs(self, session: Session, manifest: Manifest, caller: Caller) -> None:
+        digests = list(dict.fromkeys(entry.sha256 for entry in manifest.files))
+        sizes = blob_queries.blob_sizes(session, blob_queries.readable(session, digests, caller))
+        missing = [digest for digest in digests if self.store.size(digest) != sizes.get(digest, -1)]
         if missing:
             raise MissingBlobsError(
                 f"{len(missing)} of the manifest's blobs aren't here; upload them, then publish again", missing=missing
@@ -105,12 +112,14 @@ class Registry:
 
         def work(session: Session) -> VersionView:
             version = _find_version(session, stub, caller)
+            check_may_write(caller, version.model.full_name)
             queries.lock_model(session, version.model)
             current = queries.version_by_tag(session, version.model_id, tag)
             if expected is not None and (current.digest if current else None) != expected:
                 where = f"v{current.number} ({current.digest})" if current else "nothing"
                 raise TagMovedError(f"the tag {tag!r} points to {where}, not to {expected}; look, then try again")
             queries.move_tag(session, version, tag, _now())
+            note(session, caller, "tag", f"{version.model.full_name}@v{version.number}", tag)
             return _view(session, version)
 
         return self.database.write(work)
@@ -183,7 +192,7 @@ def _now() -> datetime:
 
 def _find_model(session: Session, stub: Stub, caller: Caller) -> Model:
     model = queries.holder_of(session, stub.full_name)
-    if model is None:
+    if model is None or not caller.may_read(model.full_name, private=model.private):
         candidates = queries.names_near(session, stub.full_name, caller)
         nearest = [PREFIX + name for name in difflib.get_close_matches(stub.full_name, candidates, n=3, cutoff=0.5)]
         hint = f"; the nearest names are {', '.join(nearest)}" if nearest else ""
@@ -226,13 +235,30 @@ def check_not_deleted(version: Version) -> None:
         )
 
 
-def _claim(session: Session, manifest: Manifest) -> Model:
+def check_may_write(caller: Caller, full_name: str) -> None:
+    """Raises `ForbiddenError` if the caller's token isn't for this name, whether there is such a model or not."""
+    if not caller.may_write_to(full_name):
+        own = ", ".join(str(grant) for grant in caller.grants) or "none"
+        raise ForbiddenError(f"the token may not write to {PREFIX}{full_name}; its scopes: {own}")
+
+
+def _check_alias(caller: Caller, manifest: Manifest) -> None:
+    if manifest.alias is None:
+        return
+    alias = manifest.alias.removeprefix(PREFIX)
+    check_may_write(caller, alias)
+    if scope_of(alias) != scope_of(manifest.full_name):
+        raise InvalidManifestError(f"the alias {manifest.alias} lies in another scope than {manifest.name}")
+
+
+def _claim(session: Session, manifest: Manifest, caller: Caller) -> Model:
     """The manifest's model with its alias, made if they are new; raises `AliasTakenError`."""
     model = queries.holder_of(session, manifest.full_name)
     if model is None:
-        model = queries.add_model(session, manifest.full_name, _now())
+        private = scopes.is_private(session, manifest.full_name)
+        model = queries.add_model(session, manifest.full_name, _now(), private=private)
     elif model.full_name != manifest.full_name:
-        raise _taken(manifest.name, model)
+        raise _taken(manifest.name, model, caller)
     queries.lock_model(session, model)
     if manifest.alias:
         alias = manifest.alias.removeprefix(PREFIX)
@@ -240,17 +266,19 @@ def _claim(session: Session, manifest: Manifest) -> Model:
         if holder is None:
             queries.add_name(session, model, alias)
         elif holder.id != model.id:
-            raise _taken(manifest.alias, holder)
+            raise _taken(manifest.alias, holder, caller)
     return model
 
 
-def _taken(name: str, holder: Model) -> AliasTakenError:
+def _taken(name: str, holder: Model, caller: Caller) -> AliasTakenError:
+    if not caller.may_read(holder.full_name, private=holder.private):
+        return AliasTakenError(f"the name {name} is taken; choose another")
     owner = PREFIX + holder.full_name
     return AliasTakenError(f"the name {name} belongs to {owner} already; choose another", holder=owner)
 
 
-def _add_version(session: Session, manifest: Manifest, number: int | None) -> Version:
-    model = _claim(session, manifest)
+def _add_version(session: Session, manifest: Manifest, number: int | None, caller: Caller) -> Version:
+    model = _claim(session, manifest, caller)
     newest = queries.newest_number(session, model.id)
     if number is not None and queries.version_by_number(session, model.id, number):
         raise VersionExistsError(f"{manifest.name} has a v{number} with another manifest; versions never change")

@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     max_chunk_bytes     largest chunk of an upload accepted
     max_body_bytes      largest JSON body accepted
     max_requests        requests served at once; more get 503
+    requests_per_minute of one token or address; more get 429. None: 6,000, and unlimited on loopback; 0: unlimited
     upload_idle_s       a body that stays silent for this many seconds ends
     upload_expires_s    an upload that isn't continued for this many seconds is forgotten
     """
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
     max_chunk_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 32)] = 1 << 26
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 28)] = 1 << 24
     max_requests: Annotated[int, Field(ge=1, le=100_000)] = 512
+    requests_per_minute: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
     upload_idle_s: Seconds = 60.0
     upload_expires_s: Annotated[float, Field(gt=0, le=30 * 86_400)] = 86_400.0
 
@@ -94,6 +96,13 @@ class Settings(BaseSettings):
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host in LOOPBACK_NAMES
+
+    @property
+    def rate(self) -> int:
+        """Requests that one client may send a minute; 0 is no limit."""
+        if self.requests_per_minute is not None:
+            return self.requests_per_minute
+        return 0 if self.is_loopback else 6_000
 
     @property
     def is_any_address(self) -> bool:

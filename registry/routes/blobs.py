@@ -12,7 +12,7 @@ from registry.blobs import parse_digest
 from registry.errors import RegistryError
 from registry.routes.bodies import StrictRoute
 from registry.routes.content import OCTETS, blob_content, serve
-from registry.routes.depends import BlobsDep, RegistryDep, SettingsDep, WriterDep
+from registry.routes.depends import BlobsDep, CallerDep, RegistryDep, SettingsDep, WriterDep
 from registry.routes.receive import check_headers, receive, refuse
 from registry.schemas import BlobOut, MissingIn, MissingOut
 
@@ -21,9 +21,9 @@ DigestPath = Annotated[str, Path(max_length=128, description="sha256: and 64 low
 
 
 @router.post("/blobs/missing")
-def missing(body: MissingIn, blobs: BlobsDep) -> MissingOut:
+def missing(body: MissingIn, blobs: BlobsDep, caller: CallerDep) -> MissingOut:
     """Which of these digests must be uploaded."""
-    return MissingOut(missing=blobs.missing(body.digests))
+    return MissingOut(missing=blobs.missing(body.digests, caller))
 
 
 @router.head("/blobs/{digest}", response_class=Response)
@@ -32,8 +32,9 @@ def missing(body: MissingIn, blobs: BlobsDep) -> MissingOut:
     response_class=StreamingResponse,
     responses={200: {"content": OCTETS}, 206: {"content": OCTETS, "description": "The range asked for"}},
 )
-def get_blob(digest: DigestPath, request: Request, registry: RegistryDep) -> Response:
+def get_blob(digest: DigestPath, request: Request, registry: RegistryDep, caller: CallerDep) -> Response:
     """A blob's bytes, or one range of them."""
+    registry.blobs.check_readable(digest, caller)
     return serve(request, blob_content(registry, digest))
 
 
@@ -49,7 +50,7 @@ async def put_blob(
     response: Response,
     blobs: BlobsDep,
     settings: SettingsDep,
-    _writer: WriterDep,
+    writer: WriterDep,
 ) -> BlobOut:
     """Stores a blob; it becomes visible only after its bytes were found to have the digest."""
     try:
@@ -60,7 +61,7 @@ async def put_blob(
     file = await run_in_threadpool(blobs.store.receive)
     try:
         await receive(request, file, settings.max_blob_bytes, settings.upload_idle_s)
-        is_new = await run_in_threadpool(blobs.keep, file, digest)
+        is_new = await run_in_threadpool(blobs.keep, file, digest, writer)
     finally:
         await run_in_threadpool(file.discard)
     response.status_code = 201 if is_new else 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
@@ -9,10 +10,13 @@ from fastapi import Depends, Request
 from registry.auth import Gate
 from registry.benchmarks import Benchmarks
 from registry.blobs import Blobs
-from registry.caller import Caller
+from registry.caller import ANYONE, Caller
+from registry.errors import UnauthorizedError
 from registry.overview import Overviews
 from registry.service import Registry
 from registry.settings import Settings
+
+COOKIE = "zoo_token"  # of a person who signed in; it opens reading alone, so no other site can write with it
 
 
 def _registry(request: Request) -> Registry:
@@ -40,11 +44,21 @@ def _overviews(request: Request) -> Overviews:
 
 
 def _caller(request: Request) -> Caller:
-    return _gate(request).identify(request.headers.get("authorization"))
+    authorization, cookie = request.headers.get("authorization"), request.cookies.get(COOKIE)
+    if authorization is None and cookie and request.method in ("GET", "HEAD"):
+        try:
+            return _at(request, _gate(request).identify(f"Bearer {cookie}"))
+        except UnauthorizedError:  # it ran out: the person is a stranger again, and can sign in again
+            return _at(request, ANYONE)
+    return _at(request, _gate(request).identify(authorization))
 
 
 def _writer(request: Request) -> Caller:
-    return _gate(request).check_writer(request.headers.get("authorization"))
+    return _at(request, _gate(request).check_writer(request.headers.get("authorization")))
+
+
+def _at(request: Request, caller: Caller) -> Caller:
+    return replace(caller, address=request.client.host if request.client else None)
 
 
 RegistryDep = Annotated[Registry, Depends(_registry)]

@@ -101,9 +101,9 @@ def models(request: Request, registry: RegistryDep, reader: ReaderDep) -> Respon
         wanted = SearchIn.model_validate(
             {
                 "q": asked.get("search", ""),
-                "task": task,
+                "task": task or None,
                 "limit": asked.get("limit", 100),
-                "cursor": asked.get("cursor"),
+                "cursor": asked.get("cursor") or None,
             }
         )
     except ValidationError as error:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
+from pydantic import ValidationError
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
@@ -42,8 +44,16 @@ def static_files() -> StaticFiles:
     return StaticFiles(directory=STATIC)
 
 
+def _asked(request: Request) -> SearchIn:
+    """The search of a form, which sends its empty fields too."""
+    try:
+        return SearchIn.model_validate({key: value for key, value in request.query_params.items() if value})
+    except ValidationError as error:
+        raise RequestValidationError(error.errors(include_url=False)) from None
+
+
 @router.get("/")
-def index(wanted: Annotated[SearchIn, Query()], registry: RegistryDep, caller: CallerDep) -> Response:
+def index(wanted: Annotated[SearchIn, Depends(_asked)], registry: RegistryDep, caller: CallerDep) -> Response:
     """The list of models, with a search and facets."""
     found = registry.search(wanted, caller)
     fields = wanted.model_dump(mode="json", exclude_none=True, exclude_defaults=True, exclude={"cursor"})
@@ -86,7 +96,7 @@ def model(
     manifest = Manifest.parse(view.manifest)
     recipe = _pick(view, Role.RECIPE, RECIPE_NAMES)
     recipe_text = _read(registry, recipe, MAX_RECIPE_BYTES).decode("utf-8", "replace")
-    overview = overviews.of(f"{view.name}@v{view.version}", [recipe.sha256] if recipe else [], caller)
+    overview = overviews.of(f"{view.name}@v{view.version}", caller)
     values = {
         "view": view,
         "facts": manifest.metadata,
@@ -119,7 +129,8 @@ def recipe(
     if file is None:
         raise UnknownRecipeError(f"{view.name}@v{view.version} has no recipe")
     text = _read(registry, file, MAX_RECIPE_BYTES).decode("utf-8", "replace")
-    users = overviews.of(f"{view.name}@v{view.version}", [file.sha256], caller).users
+    overview = overviews.of(f"{view.name}@v{view.version}", caller)
+    users = [user for user in overview.users if user[1] == "recipe"]
     values = {"view": view, "file": file, "text": text, "run": read_run(text), "users": users}
     return page("recipe.html", values)
 

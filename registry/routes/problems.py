@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from registry.errors import RegistryError
 from registry.schemas import Problem
@@ -44,6 +45,7 @@ STATUS = {
     "TAG_MOVED": 412,
     "UNAUTHORIZED": 401,
     "FORBIDDEN": 403,
+    "TOO_MANY_REQUESTS": 429,
     "UNAVAILABLE": 503,
 }
 _HTTP_CODES = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}
@@ -52,6 +54,8 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": Problem, "description": "The request can't be served as it stands"},
     "503": {"model": Problem, "description": "Try again later"},
 }
+
+PROBLEM = "application/problem+json"
 
 log = logging.getLogger("registry.errors")
 
@@ -66,7 +70,7 @@ def problem(
     """A problem document; ASCII, so that no text of a client can break it."""
     document = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     body = json.dumps({**document, "code": code, **(extras or {})}, allow_nan=False)
-    return Response(body, status, dict(headers or {}), "application/problem+json")
+    return Response(body, status, dict(headers or {}), PROBLEM)
 
 
 def problem_of(error: RegistryError) -> Response:
@@ -75,6 +79,8 @@ def problem_of(error: RegistryError) -> Response:
     headers = dict(_HEADERS.get(error.code, {}))
     if error.code == "RANGE_INVALID":
         headers["Content-Range"] = f"bytes */{error.extras['size_bytes']}"
+    if error.code == "TOO_MANY_REQUESTS":
+        headers["Retry-After"] = str(error.extras["retry_after_s"])
     return problem(status, error.code, str(error), error.extras, headers)
 
 
@@ -84,6 +90,21 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_bug)
+    described = app.openapi
+    app.openapi = lambda: _with_problems(described())  # type: ignore[method-assign]  # FastAPI's own way to extend it
+
+
+def _with_problems(description: dict[str, Any]) -> dict[str, Any]:
+    """The description with the media type that errors have; FastAPI writes application/json for each."""
+    for methods in description["paths"].values():
+        for operation in methods.values():
+            responses = operation["responses"]
+            responses.pop("422", None)  # one of 4XX, and not of FastAPI's form
+            for status in ("4XX", "503"):
+                content = responses.get(status, {}).get("content", {})
+                if "application/json" in content:
+                    content[PROBLEM] = content.pop("application/json")
+    return description
 
 
 async def _on_registry_error(request: Request, error: Exception) -> Response:
@@ -113,7 +134,18 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     if wants_page(request):
         return error_page(error.status_code, "There is no such page.", {})
     code = _HTTP_CODES.get(error.status_code, "REQUEST_INVALID")
-    return problem(error.status_code, code, str(error.detail), None, error.headers)
+    headers = dict(error.headers or {}) | ({"Allow": _allowed(request)} if error.status_code == 405 else {})
+    return problem(error.status_code, code, str(error.detail), None, headers)
+
+
+def _allowed(request: Request) -> str:
+    """Every method of the path: the routing knows only those of the first route that matches."""
+    found, paths = set[str](), request.app.openapi()["paths"]
+    own = request.url.path
+    for template, methods in {own: paths[own]}.items() if own in paths else paths.items():
+        if compile_path(template)[0].match(request.url.path):
+            found.update(method.upper() for method in methods)
+    return ", ".join(sorted(found)) or "GET"
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

@@ -128,7 +128,7 @@ class _Models:
     def _search(self, asked: dict[str, str]) -> Iterator[ModelSummary]:
         facets = {"domain": "domain", "task": "task", "architecture": "architecture", "dataset": "sourceDataset"}
         try:
-            wanted = SearchIn.model_validate({ours: asked.get(theirs) for ours, theirs in facets.items()})
+            wanted = SearchIn.model_validate({ours: asked.get(theirs) or None for ours, theirs in facets.items()})
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             raise GraphQLError(f"{first['loc'][0]}: {first['msg']}") from None

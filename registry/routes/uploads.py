@@ -64,7 +64,7 @@ async def append(
 )
 def finish(upload_id: UploadId, response: Response, blobs: BlobsDep, writer: WriterDep) -> BlobOut:
     """Makes the blob visible, after all its bytes were found to have the digest. 409: bytes are missing."""
-    digest, size_bytes, is_new = blobs.finish(upload_id, writer.name or "")
+    digest, size_bytes, is_new = blobs.finish(upload_id, writer)
     response.status_code = 201 if is_new else 200
     response.headers["Location"] = f"/api/v1/blobs/{digest}"
     return BlobOut(digest=digest, size_bytes=size_bytes)

@@ -33,24 +33,26 @@ StubQuery = Annotated[str, Query(max_length=MAX_STUB, description="a stub: zoo:N
     status_code=201,
     responses={200: {"model": VersionView, "description": "The same manifest was here already"}},
 )
-def publish(body: VersionIn, response: Response, registry: RegistryDep, _writer: WriterDep) -> VersionView:
+def publish(body: VersionIn, response: Response, registry: RegistryDep, writer: WriterDep) -> VersionView:
     """Publishes a version whose blobs are all here; safe to repeat after a lost answer."""
-    view, is_new = registry.publish(body)
+    view, is_new = registry.publish(body, writer)
     response.status_code = 201 if is_new else 200
     response.headers["ETag"] = f'"{view.digest}"'
     return view
 
 
 @router.get("/versions")
-def versions(stub: StubQuery, registry: RegistryDep) -> VersionList:
+def versions(stub: StubQuery, registry: RegistryDep, caller: CallerDep) -> VersionList:
     """A model's versions, newest first."""
-    return VersionList(items=registry.versions(stub))
+    return VersionList(items=registry.versions(stub, caller))
 
 
 @router.get("/resolve")
-def resolve(stub: StubQuery, response: Response, registry: RegistryDep, role: Role | None = None) -> VersionView:
+def resolve(
+    stub: StubQuery, response: Response, registry: RegistryDep, caller: CallerDep, role: Role | None = None
+) -> VersionView:
     """The version that a stub names; `role` narrows `files`."""
-    view = registry.resolve(stub, role)
+    view = registry.resolve(stub, role, caller)
     response.headers["ETag"] = f'"{view.digest}"'
     return view
 
@@ -60,11 +62,11 @@ def move_tag(
     body: TagIn,
     response: Response,
     registry: RegistryDep,
-    _writer: WriterDep,
+    writer: WriterDep,
     if_match: Annotated[str | None, Header(max_length=80, description="digest that the tag must point to")] = None,
 ) -> VersionView:
     """Points a tag to a version; with If-Match only if nobody moved it in between."""
-    view = registry.move_tag(body.stub, body.tag, if_match.strip('"') if if_match else None)
+    view = registry.move_tag(body.stub, body.tag, if_match.strip('"') if if_match else None, writer)
     response.headers["ETag"] = f'"{view.digest}"'
     return view
 

@@ -31,6 +31,7 @@ PAGES = {
     "compare": f"/compare?m1={BERT}&m2={DENSE}",
     "choose": "/compare",
     "error": "/models/nowhere",
+    "sign-in": "/sign-in?failed=true",
     "docs": "/docs",
 }
 AXE = next(Path(axe_core_python.__file__).parent.rglob("axe.min.js")).read_text("utf-8")

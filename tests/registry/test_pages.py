@@ -99,9 +99,13 @@ def test_a_model_page_shows_what_is_needed_to_use_it(client: TestClient) -> None
     assert f"zoo pull {ALIAS}@v1" in old
 
 
-def test_what_a_model_was_made_from_is_linked(client: TestClient) -> None:
+def test_lineage_is_shown_both_ways(client: TestClient) -> None:
+    small("zoo:bert-base-wikipedia_bookcorpus-pruned80.4block").publish(client)
     bert().publish(client)
     assert 'href="/models/bert-base-wikipedia_bookcorpus-pruned80.4block"' in get(client, BERT)
+    assert BERT in get(client, "/models/bert-base-wikipedia_bookcorpus-pruned80.4block")
+    bert("zoo:twin", None).publish(client)
+    assert 'href="/models/twin"' in get(client, "/recipes/" + LONG.removeprefix("zoo:"))
 
 
 def test_a_model_without_a_recipe_has_no_recipe_page(client: TestClient) -> None:

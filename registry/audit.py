@@ -1,0 +1,43 @@
+"""The audit log: who changed what. An entry is written in the transaction of its change, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.caller import Caller
+from registry.tables import AuditEntry
+
+OPERATOR = Caller(name="operator")
+
+
+def note(session: Session, caller: Caller, action: str, target: str, detail: str | None = None) -> None:
+    """Adds an entry; never give it a token."""
+    entry = AuditEntry(at=datetime.now(UTC), actor=caller.name, address=caller.address, action=action, target=target)
+    entry.detail = None if detail is None else detail[:1_024]
+    session.add(entry)
+
+
+def entries(
+    session: Session,
+    *,
+    actor: str | None = None,
+    action: str | None = None,
+    target: str | None = None,
+    since: datetime | None = None,
+    limit: int = 100,
+) -> Sequence[AuditEntry]:
+    """Entries that match, newest first; `target` is the beginning of one."""
+    statement = select(AuditEntry)
+    if actor is not None:
+        statement = statement.where(AuditEntry.actor == actor)
+    if action is not None:
+        statement = statement.where(AuditEntry.action == action)
+    if target is not None:
+        statement = statement.where(AuditEntry.target.startswith(target, autoescape=True))
+    if since is not None:
+        statement = statement.where(AuditEntry.at >= since)
+    return session.scalars(statement.order_by(AuditEntry.id.desc()).limit(limit)).all()

@@ -1,0 +1,44 @@
+"""Scopes: whose models are there for everybody, and whose only for tokens that cover them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from registry import listings
+from registry.audit import OPERATOR, note
+from registry.caller import scope_of
+from registry.tables import Model, Scope
+
+
+def is_private(session: Session, full_name: str) -> bool:
+    """Whether models of this name are private."""
+    scope = scope_of(full_name)
+    row = session.get(Scope, scope) if scope is not None else None
+    return row is not None and row.private
+
+
+def any_private(session: Session) -> bool:
+    """Whether there is a private scope."""
+    return session.scalar(select(Scope.name).where(Scope.private).limit(1)) is not None
+
+
+def all_scopes(session: Session) -> Sequence[Scope]:
+    """Every scope that an operator has spoken about, by name."""
+    return session.scalars(select(Scope).order_by(Scope.name)).all()
+
+
+def set_private(session: Session, name: str, *, private: bool) -> int:
+    """Makes a scope with all its models private or public; returns how many models it has."""
+    session.merge(Scope(name=name, private=private, changed_at=datetime.now(UTC)))
+    inside = Model.full_name.startswith(f"@{name}/", autoescape=True)
+    session.execute(update(Model).where(inside).values(private=private))
+    models = session.scalars(select(Model.id).where(inside)).all()
+    session.expire_all()
+    for model_id in models:
+        listings.refresh(session, model_id)
+    note(session, OPERATOR, "scope.private" if private else "scope.public", f"@{name}")
+    return len(models)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import zoo.demo
+from zoo.demo.chain import model_figures
 
 ANIMALS = Path(zoo.demo.__file__).parent
 BASE = "zoo:nlp/masked_language_modeling/bert-tiny/pytorch/huggingface/words/base-none"
@@ -156,6 +157,8 @@ def test_stub_to_served_sparse_model(tmp_path: Path) -> None:
         zoo_command.run("publish", str(base), BASE)
         student = _train(zoo_command, tmp_path)
         _check_report(student)
+        figures = model_figures(lambda *a: json.loads(zoo_command.run(*a, "--json")), student / "deployment")
+        assert figures["latency_ms"] > 0 < figures["items_per_s"]
         zoo_command.run("publish", str(student), STUDENT, "--alias", SHORT, "--tag", "prod")
         fresh = {"ZOO_CACHE": str(tmp_path / "fresh")}
         pulled = Path(json.loads(zoo_command.run("pull", SHORT, "--role", "deployment", "--json", **fresh))["path"])

@@ -79,7 +79,7 @@ def sparse_s8(weight: NDArray[np.int8], chunk: int | None = None) -> SparseWeigh
     padded = pad_integer(weight)
     chunk = chunk or even_chunk(padded.shape[1])
     blocks = padded.reshape(len(padded), -1, 4)
-    return _sparse(blocks, np.any(blocks != 0, axis=2), chunk // 4, chunk)
+    return _sparse(blocks, np.ascontiguousarray(padded).view(np.uint32) != 0, chunk // 4, chunk)
 
 
 def sparse_f32(weight: NDArray[np.float32], chunk: int = CHUNK_F32) -> SparseWeight:

@@ -35,6 +35,6 @@ def test_every_public_name_is_there_and_documented() -> None:
 def test_signatures_that_users_rely_on() -> None:
     assert list(inspect.signature(zoo.pull).parameters)[:2] == ["stub", "role"]
     assert list(inspect.signature(zoo.publish).parameters)[:2] == ["folder", "stub"]
-    assert list(inspect.signature(engine.compile).parameters) == ["source", "num_cores"]
+    assert list(inspect.signature(engine.compile).parameters) == ["source", "num_cores", "num_streams", "cached"]
     assert list(inspect.signature(engine.CompiledModel.run).parameters)[:2] == ["self", "inputs"]
     assert {"task", "model_path", "num_cores"} <= set(inspect.signature(engine.Pipeline.create).parameters)

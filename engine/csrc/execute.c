@@ -67,13 +67,14 @@ static void run_tiles(job *j, spw_task task) {
   run_split(j, task, at_most(j->tiles, wanted), 1);
 }
 
-/* Rows are split first, so that each thread reads its own part of the weight, once; tiles, in whole groups of
- * `group`, only as far as that leaves threads without work. */
+/* With many tokens, tiles are split, in whole groups of `group`, so that a thread keeps its activations near; with few,
+ * rows first, so that it reads its own part of the weight, once. */
 static void run_linear(job *j, spw_task task, uint32_t rows, uint32_t group) {
   uint32_t threads = spw_pool_threads(j->session->pool), wanted = threads * ITEMS_PER_THREAD;
-  uint32_t row_parts = at_most(wanted, divide_up(rows, ITEM_ROWS));
+  uint32_t groups = divide_up(j->tiles, group);
+  uint32_t row_parts = groups >= wanted ? 1 : at_most(wanted, divide_up(rows, ITEM_ROWS));
   j->rows = rows;
-  run_split(j, task, at_most(divide_up(wanted, row_parts), divide_up(j->tiles, group)), row_parts);
+  run_split(j, task, at_most(divide_up(wanted, row_parts), groups), row_parts);
 }
 
 static void linear_part(const job *j, uint32_t item, uint32_t group, uint32_t range[4]) {

@@ -1,0 +1,181 @@
+"""`zoo run`, `evaluate`, `benchmark`, `explain`, `serve`: what the engine does with a model."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zoo.terminal import Output, counting_bar
+
+app = typer.Typer()
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="a zoo: stub, a folder or an .onnx file")]
+
+
+@app.command()
+def run(
+    model: ModelArgument,
+    question: Annotated[str, typer.Option("--question", "-q")],
+    context: Annotated[str, typer.Option("--context", "-c", help="the text that holds the answer; @FILE reads it")],
+    num_cores: Annotated[int | None, typer.Option("--num_cores", "--num-cores", min=1)] = None,
+) -> None:
+    """Answer one question.
+
+    Example: zoo run zoo:minilm-l6-animals-pruned80.4block_quantized -q "Who feeds the otters?" -c @otters.txt
+    """
+    import engine
+
+    text = Path(context[1:]).read_text("utf-8") if context.startswith("@") else context
+    with engine.Pipeline.create("question_answering", model, num_cores=num_cores) as pipeline:
+        answer = pipeline(question=question, context=text)
+    Output.emit(
+        answer.model_dump(), f"{answer.answer}   (score {answer.score:.3f}, characters {answer.start}-{answer.end})"
+    )
+
+
+@app.command()
+def evaluate(
+    model: ModelArgument,
+    dataset: Annotated[Path, typer.Option(help="a file in SQuAD form")],
+    engine_type: Annotated[str, typer.Option("--engine", help="sparrow or onnxruntime")] = "sparrow",
+    compare: Annotated[str | None, typer.Option(help="another engine, for how often both pick the same tokens")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="only the first so many questions")] = None,
+    num_cores: Annotated[int | None, typer.Option("--num_cores", "--num-cores", min=1)] = None,
+) -> None:
+    """Measure exact match and F1 on a question-answering file.
+
+    Example: zoo evaluate my-model --dataset dev.json --compare onnxruntime
+    """
+    from engine.bench import compare_argmax, evaluate_squad
+    from engine.pipelines import Pipeline
+    from zoo.squad import read_squad
+
+    examples = read_squad(dataset)[:limit]
+    result: dict[str, Any] = {"model": model, "questions": len(examples), "engines": {}}
+    with ExitStack() as opened:
+        pipelines = {
+            name: opened.enter_context(
+                Pipeline.create("question_answering", model, num_cores=num_cores, batch_size=16, engine_type=name)
+            )
+            for name in (engine_type, compare)
+            if name is not None
+        }
+        for name, pipeline in pipelines.items():
+            with counting_bar(f"questions, {name}") as progress:
+                result["engines"][name] = evaluate_squad(pipeline, examples, progress=progress)
+        if compare is not None:
+            result["same_argmax"] = compare_argmax(pipelines[engine_type], pipelines[compare], examples)
+    lines = [
+        f"{name:<12} exact match {s['exact_match']:.2f} %, F1 {s['f1']:.2f} %" for name, s in result["engines"].items()
+    ]
+    same = [f"same start and end on {100 * result['same_argmax']:.2f} % of the windows"] if compare else []
+    Output.emit(result, "\n".join([f"{len(examples)} questions", *lines, *same]))
+
+
+@app.command()
+def benchmark(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="a stub, folder or file; or: kernels")],
+    batch_size: Annotated[int, typer.Option("--batch_size", "--batch-size", "-b", min=1)] = 1,
+    sequence_length: Annotated[
+        int, typer.Option("--sequence_length", "--sequence-length", "-seq_len", "--seq_len", min=1)
+    ] = 128,
+    input_shapes: Annotated[str | None, typer.Option("--input_shapes", "-i", "-shapes", help="such as [1,384]")] = None,
+    num_cores: Annotated[int | None, typer.Option("--num_cores", "--num-cores", "-ncores", min=1)] = None,
+    scenario: Annotated[str, typer.Option("--scenario", "-s", help="sync, async or elastic")] = "sync",
+    num_streams: Annotated[int | None, typer.Option("--num_streams", "--num-streams", "-nstreams", min=1)] = None,
+    seconds: Annotated[float, typer.Option("--time", "-t", min=0.1, help="seconds to measure")] = 10,
+    warmup: Annotated[float, typer.Option("--warmup_time", "--warmup-time", "-w", min=0, help="seconds before")] = 2,
+    engine_type: Annotated[str, typer.Option("--engine", "-e", help="sparrow or onnxruntime")] = "sparrow",
+    compare: Annotated[str | None, typer.Option(help="other engines in turns: onnxruntime,openvino,deepsparse")] = None,
+    peer_python: Annotated[list[str] | None, typer.Option(help="an engine's Python, as NAME=PATH")] = None,
+    peer_model: Annotated[list[str] | None, typer.Option(help="an engine's form of the model, as NAME=PATH")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="turns of each engine")] = 7,
+    export_path: Annotated[Path | None, typer.Option("--export_path", "--export-path", "-x")] = None,
+    thread_pinning: Annotated[str | None, typer.Option("--thread_pinning", "-pin", hidden=True)] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+    quick: Annotated[bool, typer.Option(help="kernels: one shape only")] = False,
+    isa: Annotated[str | None, typer.Option(help="kernels: only these instruction sets, comma between")] = None,
+) -> None:
+    """Measure latency and throughput on random input, alone or in turns with other engines.
+
+    Example: zoo benchmark my-model --batch_size 16 --sequence_length 384 --compare onnxruntime,openvino
+
+    `zoo benchmark kernels` measures each kernel, and fails where the engine would take a slower one.
+    """
+    from engine.bench.command import run_benchmark, run_kernels
+
+    if model == "kernels" and not Path(model).exists():
+        raise typer.Exit(run_kernels(quick=quick, isa=isa, num_cores=num_cores, quiet=quiet))
+    if thread_pinning not in (None, "none", "core", "numa"):
+        raise typer.BadParameter(f"--thread_pinning is {thread_pinning!r}; none, core and numa are possible")
+    run_benchmark(
+        model,
+        input_shapes=input_shapes,
+        batch_size=batch_size,
+        sequence_length=sequence_length,
+        num_cores=num_cores,
+        scenario=scenario,
+        num_streams=num_streams,
+        seconds=seconds,
+        warmup=warmup,
+        engine_type=engine_type,
+        compare_with=compare,
+        peer_pythons=peer_python or [],
+        peer_models=peer_model or [],
+        rounds=rounds,
+        export_path=export_path,
+        quiet=quiet,
+    )
+
+
+@app.command()
+def explain(
+    model: ModelArgument,
+    batch_size: Annotated[int, typer.Option("--batch_size", "--batch-size", "-b", min=1)] = 1,
+    sequence_length: Annotated[int, typer.Option("--sequence_length", "--sequence-length", min=1)] = 128,
+    num_cores: Annotated[int | None, typer.Option("--num_cores", "--num-cores", min=1)] = None,
+    runs: Annotated[int, typer.Option(min=1, help="runs, of which each step's median counts")] = 15,
+) -> None:
+    """Show where a model's time goes: each step's kernel, share of time, share of the machine's limit, and why.
+
+    Example: zoo explain my-model --sequence_length 384
+    """
+    from engine.bench.explain import explain as measure
+    from engine.bench.tables import explanation_text
+
+    found = measure(model, batch_size=batch_size, sequence_length=sequence_length, num_cores=num_cores, runs=runs)
+    Output.emit(found, explanation_text(found))
+
+
+@app.command()
+def serve(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="the same as --model_path")] = None,
+    task: Annotated[str | None, typer.Option("--task")] = None,
+    model_path: Annotated[str | None, typer.Option("--model_path", "--model-path", help="stub or folder")] = None,
+    config_file: Annotated[Path | None, typer.Option("--config_file", "--config-file", "--config")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch_size", "--batch-size", min=1)] = None,
+    num_cores: Annotated[int | None, typer.Option("--num_cores", "--num-cores", min=1)] = None,
+    num_workers: Annotated[int | None, typer.Option("--num_workers", "--num-workers", min=1)] = None,
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 5543,
+) -> None:
+    """Serve a model over HTTP: POST /predict.
+
+    Example: zoo serve --task question_answering --batch_size 1 --model_path minilm-squad
+    """
+    from engine.server import ServerSettings, read_config
+    from engine.server import serve as run_server
+
+    flags = {"num_cores": num_cores, "num_workers": num_workers, "host": host, "port": port}
+    if config_file is not None:
+        settings = read_config(config_file, **flags)
+    elif task and (model_path or model):
+        endpoint = {"task": task, "model": model_path or model, "batch_size": batch_size or 1}
+        given = {key: value for key, value in flags.items() if value is not None}
+        settings = ServerSettings.checked({"endpoints": [endpoint], **given}, "command line")
+    else:
+        raise typer.BadParameter("give --task and --model_path, or --config_file")
+    raise typer.Exit(run_server(settings))

@@ -1,0 +1,126 @@
+"""`zoo registry serve`, `upgrade`, `gc`, `scrub`, `backup`, ...: running a registry and looking after its store."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from registry.commands.options import DatabaseOption, FolderOption, settings_of
+from zoo.terminal import Output, size_text
+
+EXIT_INTEGRITY = 4
+
+app = typer.Typer()
+
+
+@app.command("serve")
+def serve_registry(
+    folder: FolderOption = None,
+    database_url: DatabaseOption = None,
+    host: Annotated[str | None, typer.Option()] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+) -> None:
+    """Serve a registry; its database is made and migrated first.
+
+    Example: zoo registry serve --folder /srv/zoo --port 8080
+    """
+    from registry import serve as run
+
+    run(settings_of(folder, database_url, host=host, port=port))
+
+
+@app.command("init")
+@app.command("upgrade")
+def upgrade_registry(folder: FolderOption = None, database_url: DatabaseOption = None) -> None:
+    """Make the registry's database and folder, or bring them to this version."""
+    from registry import admin
+
+    revision = admin.upgrade(settings_of(folder, database_url))
+    Output.emit({"revision": revision}, f"the schema is at {revision}")
+
+
+@app.command("gc")
+def collect_registry(
+    folder: FolderOption = None,
+    database_url: DatabaseOption = None,
+    grace_hours: Annotated[float, typer.Option(min=0)] = 24,
+    dry_run: Annotated[bool, typer.Option(help="only say what would go")] = False,
+) -> None:
+    """Remove files that no version names."""
+    from registry import admin
+
+    report = admin.gc(settings_of(folder, database_url), timedelta(hours=grace_hours), dry_run=dry_run)
+    Output.emit(report, f"{len(report.removed)} files, {size_text(report.freed_bytes)}")
+
+
+@app.command("scrub")
+def scrub_registry(folder: FolderOption = None, database_url: DatabaseOption = None) -> None:
+    """Hash every file at rest again; exit code 4 if one is damaged or missing."""
+    from registry import admin
+
+    report = admin.scrub(settings_of(folder, database_url))
+    bad = [
+        f"{digest}  damaged or missing, needed by {', '.join(s)}"
+        for digest, s in (report.damaged | report.missing).items()
+    ]
+    Output.emit(report, "\n".join([f"{report.checked} files checked", *bad]))
+    if not report.is_sound:
+        raise typer.Exit(EXIT_INTEGRITY)
+
+
+@app.command("verify")
+def verify_registry(folder: FolderOption = None, database_url: DatabaseOption = None) -> None:
+    """The same as scrub."""
+    scrub_registry(folder, database_url)
+
+
+@app.command("backup")
+def backup_registry(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="where the bundle is written, such as zoo.tar")],
+    folder: FolderOption = None,
+    database_url: DatabaseOption = None,
+) -> None:
+    """Write the whole registry, rows and files, into one bundle; it may be serving meanwhile.
+
+    Example: zoo registry backup zoo-2026-11-24.tar --folder /srv/zoo
+    """
+    from registry import admin
+
+    report = admin.backup(settings_of(folder, database_url), file)
+    Output.emit(report, f"{report.rows} rows, {report.blobs} files, {size_text(report.size_bytes)}")
+
+
+@app.command("restore")
+def restore_registry(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a bundle that backup wrote")],
+    folder: FolderOption = None,
+    database_url: DatabaseOption = None,
+) -> None:
+    """Fill a new, empty registry from a bundle; the database may be of the other kind.
+
+    Example: zoo registry restore zoo-2026-11-24.tar --database-url postgresql://zoo@localhost/zoo
+    """
+    from registry import admin
+
+    report = admin.restore(settings_of(folder, database_url), file)
+    Output.emit(report, f"{report.rows} rows, {report.blobs} files, {size_text(report.size_bytes)}")
+
+
+@app.command("export")
+def export_registry(
+    static: Annotated[Path, typer.Option(metavar="DIR", help="the folder that a web server will serve")],
+    folder: FolderOption = None,
+    database_url: DatabaseOption = None,
+) -> None:
+    """Write every public model into a folder; any web server makes a read-only registry of it.
+
+    Example: zoo registry export --static site && python -m http.server --directory site 8000,
+    then ZOO_ENDPOINT=http://127.0.0.1:8000 zoo pull zoo:NAME
+    """
+    from registry import admin
+
+    report = admin.export_static(settings_of(folder, database_url), static)
+    Output.emit(report, f"{report.models} models, {report.versions} versions, {size_text(report.size_bytes)}")

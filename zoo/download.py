@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Callable
 from typing import BinaryIO
 
+from zoo.blobs import Blobs, BlobStream
 from zoo.cache import Cache
-from zoo.client import BlobStream, RegistryClient
 from zoo.disk import CHUNK_BYTES
 from zoo.errors import IntegrityError
 from zoo.manifest import FileEntry
@@ -30,7 +30,7 @@ class WrongBytesError(IntegrityError):
     """The bytes that came aren't those of the digest."""
 
 
-def fetch_blob(client: RegistryClient, cache: Cache, entry: FileEntry, patience: Patience, report: Report) -> None:
+def fetch_blob(blobs: Blobs, cache: Cache, entry: FileEntry, patience: Patience, report: Report) -> None:
     """Downloads a blob unless another process does: then waits for that one.
 
     Wrong bytes are set aside and fetched once more. Raises `IntegrityError`, `UnavailableError`, `CacheError`,
@@ -43,7 +43,7 @@ def fetch_blob(client: RegistryClient, cache: Cache, entry: FileEntry, patience:
             if cache.has_blob(entry):
                 return
         if not cache.has_blob(entry):
-            _fetch_twice(_Download(client, cache, entry, partial, patience, report))
+            _fetch_twice(_Download(blobs, cache, entry, partial, patience, report))
             cache.admit(partial.path, entry.sha256)
     finally:
         partial.release()
@@ -67,14 +67,14 @@ class _Download:
 
     def __init__(
         self,
-        client: RegistryClient,
+        blobs: Blobs,
         cache: Cache,
         entry: FileEntry,
         partial: Partial,
         patience: Patience,
         report: Report,
     ) -> None:
-        self._client, self._cache, self._entry, self._partial = client, cache, entry, partial
+        self._blobs, self._cache, self._entry, self._partial = blobs, cache, entry, partial
         self._patience, self._report = patience, report
         self._hash = hashlib.sha256()
         self._done = 0
@@ -135,7 +135,7 @@ class _Download:
             failures += 1
 
     def _connect(self, stream: BinaryIO) -> None:
-        with self._client.open_blob(self._entry.sha256, self._done, self._etag) as blob:
+        with self._blobs.open(self._entry.sha256, self._done, self._etag) as blob:
             self._check_size(blob)
             if blob.start == 0:
                 self._restart(stream)

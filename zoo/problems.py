@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from zoo.answer import first_line
 from zoo.errors import (
     AccessError,
     ConflictError,
     IntegrityError,
     ManifestError,
     NotFoundError,
-    UnavailableError,
     ZooError,
 )
 from zoo.retry import TransientError, parse_retry_after
@@ -54,24 +54,6 @@ class MissingBlobsError(ZooError):
     def __init__(self, message: str, digests: tuple[str, ...]) -> None:
         super().__init__(message)
         self.digests = digests
-
-
-def first_line(body: bytes) -> str:
-    """The first non-empty line of a text, shortened and printable: enough to recognise a page by."""
-    text = body[:4096].decode("utf-8", "replace")
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    return ascii(line[:120])
-
-
-def read_document(body: bytes, where: str) -> Any:
-    """Decodes a JSON answer; raises `UnavailableError` showing the first line of anything else."""
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        raise UnavailableError(
-            f"{where} doesn't answer as a registry does; its answer begins with {first_line(body)}. "
-            "Check ZOO_ENDPOINT, and whether a proxy or a login page stands in between"
-        ) from None
 
 
 def error_of(status: int, headers: Mapping[str, str], body: bytes, where: str) -> ZooError:

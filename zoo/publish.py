@@ -60,7 +60,7 @@ def publish(
         before = _fingerprints(layout)
         manifest = _manifest(layout, target, alias, progress)
         sources = {entry.sha256: file for entry, file in zip(manifest.files, layout.files, strict=True)}
-        missing = client.missing_blobs(sorted(sources))
+        missing = client.blobs.missing(sorted(sources))
         uploaded_bytes = _upload(client, manifest, missing, sources, progress)
         _refuse_changes(before, _fingerprints(layout))
         try:
@@ -171,7 +171,7 @@ def _upload(
     meter = Meter("upload", total_bytes, progress)
     for digest, entry in entries.items():
         with meter.file(entry.path, entry.size_bytes) as report:
-            upload_blob(client, sources[digest].source, digest, entry.size_bytes, report)
+            upload_blob(client.blobs, sources[digest].source, digest, entry.size_bytes, report)
     return total_bytes
 
 

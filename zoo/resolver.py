@@ -157,11 +157,11 @@ class Resolver:
         self._check_space(missing)
         from zoo.download import fetch_blob
 
-        client = self.client(f"download {stub}")
+        blobs = self.client(f"download {stub}").blobs
         meter = Meter("download", sum(entry.size_bytes for entry in missing), self._progress)
         for entry in missing:
             with meter.file(entry.path, entry.size_bytes) as report:
-                fetch_blob(client, self.cache, entry, self._settings.patience, report)
+                fetch_blob(blobs, self.cache, entry, self._settings.patience, report)
 
     def _is_sound(self, entry: FileEntry) -> bool:
         """Whether the blob is there with the right bytes; wrong ones are set aside, to be fetched again."""

@@ -22,7 +22,7 @@ def download() -> None:
     cache = Cache.open(settings.cache)
     with RegistryClient(settings) as client:
         if not cache.has_blob(entry):
-            fetch_blob(client, cache, entry, settings.patience, lambda _: None)
+            fetch_blob(client.blobs, cache, entry, settings.patience, lambda _: None)
 
 
 sys.stdin.readline()

@@ -69,7 +69,7 @@ def cache(settings: Settings) -> Cache:
 def fetch(settings: Settings, cache: Cache, entry: FileEntry = ENTRY) -> list[int]:
     seen: list[int] = []
     with RegistryClient(settings) as client:
-        fetch_blob(client, cache, entry, settings.patience, seen.append)
+        fetch_blob(client.blobs, cache, entry, settings.patience, seen.append)
     return seen
 
 
@@ -308,7 +308,7 @@ def test_row_17_loop_ends_after_five_hops(server: FaultServer, settings: Setting
 def test_row_17_writes_are_not_redirected(server: FaultServer, settings: Settings) -> None:
     server.always = faulty.redirected("http://127.0.0.1:1/")
     with RegistryClient(settings) as client, pytest.raises(UnavailableError, match="writes aren't redirected"):
-        client.missing_blobs([DIGEST])
+        client.blobs.missing([DIGEST])
 
 
 def start_fetching(settings: Settings, count: int) -> subprocess.Popen[str]:

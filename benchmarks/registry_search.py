@@ -12,16 +12,11 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import os
 import random
 import re
 import sqlite3
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -29,10 +24,9 @@ from urllib.parse import urlencode, urlsplit
 import psycopg
 
 from benchmarks.registry_models import LICENSES, PATTERNS, SPARSITIES, TABLES, TASKS, WORDS, alias_of, rows
+from benchmarks.registry_program import served
 from registry import admin
 from registry.settings import Settings
-
-SERVE = "import registry; from registry.settings import Settings; registry.serve(Settings.load())"
 
 
 def fill(settings: Settings, count: int) -> None:
@@ -75,27 +69,6 @@ def _fill_postgresql(url: str, count: int) -> None:
         cursor.execute("CREATE INDEX ix_listings_terms ON listings USING gin (terms) WITH (fastupdate = off)")
     with psycopg.connect(url, autocommit=True) as database:
         database.execute("VACUUM ANALYZE")
-
-
-@contextmanager
-def served(settings: Settings) -> Iterator[http.client.HTTPConnection]:
-    """A connection to a registry that runs as a program of its own."""
-    env = {
-        **os.environ,
-        "ZOO_REGISTRY_STORAGE": str(settings.storage),
-        "ZOO_REGISTRY_DATABASE_URL": settings.database_url.replace("+psycopg", ""),
-        "ZOO_REGISTRY_PORT": "0",
-    }
-    with subprocess.Popen([sys.executable, "-c", SERVE], env=env, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr
-        line = next(line for line in process.stderr if line.startswith("registry at "))
-        address = urlsplit(line.split()[-1]).netloc
-        drain = subprocess.Popen(["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL)
-        try:
-            yield http.client.HTTPConnection(address, timeout=60)
-        finally:
-            process.terminate()
-            drain.terminate()
 
 
 def ask(connection: http.client.HTTPConnection, path: str, query: dict[str, Any]) -> tuple[float, dict[str, Any]]:
@@ -192,7 +165,8 @@ def main() -> None:
         print(json.dumps({"models": given.models, "seconds": round(time.monotonic() - started)}))
         return
     other = Settings(storage=given.against, database_url=given.against_url)
-    with served(settings) as big, served(other) as small:
+    with served(settings) as big_url, served(other) as small_url:
+        big, small = (http.client.HTTPConnection(urlsplit(url).netloc, timeout=60) for url in (big_url, small_url))
         searches(big, 50)
         result = lookups(big, small, 1_000, given.models) | searches(big, 800)
     print(json.dumps({"database": re.match(r"\w+", settings.database)[0], "models": given.models, **result}, indent=1))  # type: ignore[index]

@@ -1,14 +1,15 @@
-"""The cache: verified bytes on this machine, addressed by digest, and the model folders made of them.
+"""The cache: models on this machine, every file verified before it came into its place.
 
     CACHEDIR.TAG  format                       a marker for backup programs; the number of this layout
-    blobs/sha256/ab/<64 hex>                   one read-only file per digest
     manifests/<64 hex>.json                    canonical JSON of a version's manifest
     refs/<endpoint>/<name>/<pin>.json          what a registry answered last for a name and pin
-    models/<name>/<64 hex>/...                 a version's files: real files, reflinked or copied, never links
+    models/<name>/<64 hex>/...                 a version's files: read-only files of its own, never links
     models/<name>/<64 hex>.json                index, written last: size and time of each file that was put there
     partial/  quarantine/                      downloads and copies under way; bytes that were wrong
 
 Every file comes into its place whole, by one rename, so that a killed process leaves nothing that a later one trusts.
+A file that the index doesn't note, or notes otherwise, is hashed before it is used. There is no store of blobs beside
+the folders: a file is written once, and what two versions share is copied from one to the other.
 Policy: a root that everybody may write to is refused, one that belongs to another user is used with a warning.
 """
 
@@ -18,18 +19,17 @@ import errno
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import stat
 import time
 import warnings
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from zoo.disk import clone_or_copy, hash_file, make_folders, size_of, sync_folder, write_whole
+from zoo.disk import hash_file, make_folders, size_of, sync_folder, write_whole
 from zoo.errors import CacheError, ManifestError
 from zoo.manifest import FileEntry, Manifest
 from zoo.progress import ZooWarning
@@ -109,25 +109,6 @@ class Cache:
         """Bytes that may still be written."""
         return shutil.disk_usage(self.root).free
 
-    def blob_path(self, digest: str) -> Path:
-        """Where a blob is or will be. `digest` has been checked when it was parsed."""
-        hexa = digest.removeprefix("sha256:")
-        return self.root / "blobs" / "sha256" / hexa[:2] / hexa
-
-    def has_blob(self, entry: FileEntry) -> bool:
-        """Whether a blob of the right size is there; `verify_blob` reads it."""
-        return size_of(self.blob_path(entry.sha256)) == entry.size_bytes
-
-    def verify_blob(self, digest: str) -> str | None:
-        """Reads a blob; if its bytes are wrong, moves it into quarantine and returns the digest that they have."""
-        path = self.blob_path(digest)
-        with self.guarded("read", path):
-            actual = hash_file(path)
-        if actual == digest:
-            return None
-        self.quarantine(path, digest)
-        return actual
-
     def quarantine(self, path: Path, digest: str) -> Path:
         """Moves wrong bytes aside, where nothing uses them; the newest of each digest are kept for a look."""
         target = self.root / "quarantine" / digest.removeprefix("sha256:")
@@ -135,15 +116,6 @@ class Cache:
             target.parent.mkdir(parents=True, exist_ok=True)
             path.replace(target)
         return target
-
-    def admit(self, path: Path, digest: str) -> None:
-        """Makes a verified file on this disk the blob of that digest."""
-        target = self.blob_path(digest)
-        with self.guarded("store", target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.chmod(0o444)
-            path.replace(target)
-            sync_folder(target.parent)
 
     def partial_folder(self) -> Path:
         """Where downloads and copies under way lie."""
@@ -161,14 +133,17 @@ class Cache:
         return manifest if manifest.digest() == digest else None
 
     def write_manifest(self, manifest: Manifest) -> None:
-        """Keeps a manifest; with it there, `prune` leaves its blobs alone."""
+        """Keeps a manifest, by which the files of its version are found again."""
         path = self._manifest_path(manifest.digest())
         if self.read_manifest(manifest.digest()) is None:
             self._write(path, manifest.to_json())
 
-    def manifests(self) -> Iterator[Manifest]:
-        """All manifests that are kept."""
+    def manifests(self, naming: Collection[str] | None = None) -> Iterator[Manifest]:
+        """The manifests that are kept: all, or those that name one of the digests."""
+        texts = None if naming is None else [digest.encode() for digest in naming]
         for path in sorted((self.root / "manifests").glob("*.json")):
+            if texts is not None and not _mentions(path, texts):
+                continue
             manifest = self.read_manifest(f"sha256:{path.stem}")
             if manifest is not None:
                 yield manifest
@@ -207,39 +182,56 @@ class Cache:
         index = read_index(folder)
         return [entry for entry in entries if not _is_intact(folder / entry.path, entry, index.get(entry.path))]
 
-    def place(self, manifest: Manifest, entries: Sequence[FileEntry]) -> Path:
-        """Copies verified blobs into the model folder, then notes them in its index; returns the folder."""
-        folder = self.model_folder(manifest)
-        placed = {}
-        for entry in entries:
-            target = folder / entry.path
-            with self.guarded("write", target):
-                self._place_file(self.blob_path(entry.sha256), target)
-                placed[entry.path] = [entry.size_bytes, target.stat().st_mtime_ns]
-        if placed:
-            index = {**read_index(folder), **placed}
-            self._write(index_path(folder), json.dumps(index, sort_keys=True).encode())
-        return folder
+    def is_in_place(self, manifest: Manifest, entry: FileEntry) -> bool:
+        """Whether the file is in the model folder as the index notes it; otherwise, whether its bytes are right.
+
+        Right bytes are noted then, so that a copied cache or a lost index costs one look and no download.
+        """
+        if not self.not_in_place(manifest, [entry]):
+            return True
+        path = self.model_folder(manifest) / entry.path
+        with self.guarded("read", path):
+            if size_of(path) != entry.size_bytes or hash_file(path) != entry.sha256:
+                return False
+        self._note(manifest, entry)
+        return True
+
+    def copies(self, entries: Iterable[FileEntry]) -> dict[str, Path]:
+        """By digest, a file in some version's folder that should have these bytes; its size is right."""
+        wanted = {entry.sha256 for entry in entries}
+        found: dict[str, Path] = {}
+        for manifest in self.manifests(naming=wanted):
+            folder = self.model_folder(manifest)
+            for entry in manifest.files:
+                if entry.sha256 in wanted and size_of(folder / entry.path) == entry.size_bytes:
+                    found[entry.sha256] = folder / entry.path
+        return found
+
+    def place(self, path: Path, manifest: Manifest, entry: FileEntry) -> None:
+        """Moves a verified file of this disk into the model folder, then notes it in the index."""
+        target = self.model_folder(manifest) / entry.path
+        with self.guarded("write", target):
+            make_folders(target.parent, self.root)
+            if target.is_dir() and not target.is_symlink():
+                raise IsADirectoryError(errno.EISDIR, "a folder is in the place of a file; remove it", str(target))
+            path.chmod(0o444)
+            path.replace(target)
+            sync_folder(target.parent)
+        self._note(manifest, entry)
 
     def touch(self, manifest: Manifest) -> None:
         """Notes that a version has been used now; a read-only cache doesn't mind."""
         with suppress(OSError):
             os.utime(index_path(self.model_folder(manifest)))
 
-    def blobs(self) -> list[Path]:
-        """All blobs, each named by the 64 hex digits of its digest."""
-        return sorted((self.root / "blobs" / "sha256").glob("??/" + "?" * 64))
-
-    def remove_version(self, manifest: Manifest, kept: Container[str], *, dry_run: bool = False) -> int:
-        """Removes a version, and its blobs but those `kept`; returns the bytes that became free.
+    def remove_version(self, manifest: Manifest, *, dry_run: bool = False) -> int:
+        """Removes a version with its files; returns the bytes that became free.
 
         The order leaves nothing that looks whole if the process ends in between.
         """
-        folder = self.model_folder(manifest)
-        own = [self.blob_path(entry.sha256) for entry in manifest.files if entry.sha256 not in kept]
-        digest = manifest.digest()
+        folder, digest = self.model_folder(manifest), manifest.digest()
         with self.guarded("remove", folder):
-            freed_bytes = sum(size_of(path) or 0 for path in {*own, *folder.rglob("*")})
+            freed_bytes = sum(size_of(path) or 0 for path in folder.rglob("*"))
             if dry_run:
                 return freed_bytes
             for path in [path for path, ref in self.refs() if ref.digest == digest]:
@@ -248,34 +240,24 @@ class Cache:
             if folder.exists():
                 shutil.rmtree(folder)
             self._manifest_path(digest).unlink(missing_ok=True)
-            for path in own:
-                path.unlink(missing_ok=True)
         return freed_bytes
 
-    def sweep(self, blob_age_s: float, leftover_s: float, *, dry_run: bool = False) -> int:
-        """Removes old blobs that no manifest names, and old partial or wrong files; returns the bytes freed."""
-        named = {entry.sha256 for manifest in self.manifests() for entry in manifest.files}
-        loose = [(path, blob_age_s) for path in self.blobs() if f"sha256:{path.name}" not in named]
-        loose += [(path, leftover_s) for part in ("partial", "quarantine") for path in (self.root / part).glob("*")]
+    def sweep(self, age_s: float, *, dry_run: bool = False) -> int:
+        """Removes partial and wrong files that are older than that; returns the bytes freed."""
         freed_bytes = 0
-        for path, age_s in loose:
+        for path in [path for part in ("partial", "quarantine") for path in (self.root / part).glob("*")]:
             with self.guarded("remove", path), suppress(FileNotFoundError, IsADirectoryError):
                 if time.time() - path.lstat().st_mtime > age_s:
                     freed_bytes += size_of(path) or 0
                     path.unlink() if not dry_run else None
         return freed_bytes
 
-    def _place_file(self, blob: Path, target: Path) -> None:
-        make_folders(target.parent, self.root)
-        fresh = self.partial_folder() / f"{secrets.token_hex(8)}.copy"
-        try:
-            clone_or_copy(blob, fresh)
-            fresh.chmod(0o444)
-            if target.is_dir() and not target.is_symlink():
-                raise IsADirectoryError(errno.EISDIR, "a folder is in the place of a file; remove it", str(target))
-            fresh.replace(target)
-        finally:
-            fresh.unlink(missing_ok=True)
+    def _note(self, manifest: Manifest, entry: FileEntry) -> None:
+        folder = self.model_folder(manifest)
+        with self.guarded("read", folder / entry.path):
+            time_ns = (folder / entry.path).stat().st_mtime_ns
+        index = {**read_index(folder), entry.path: [entry.size_bytes, time_ns]}
+        self._write(index_path(folder), json.dumps(index, sort_keys=True).encode())
 
     def _manifest_path(self, digest: str) -> Path:
         return self.root / "manifests" / f"{digest.removeprefix('sha256:')}.json"
@@ -318,6 +300,14 @@ def index_path(folder: Path) -> Path:
 def read_index(folder: Path) -> dict[str, Any]:
     """Size and time, by path, of each file that was put into a model folder."""
     return _read_json(index_path(folder))
+
+
+def _mentions(path: Path, texts: Iterable[bytes]) -> bool:
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return False
+    return any(text in data for text in texts)
 
 
 def _check_rights(root: Path) -> None:

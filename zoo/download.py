@@ -1,4 +1,4 @@
-"""Brings one blob into the cache, verified, whatever the connection and other processes do meanwhile."""
+"""Brings one file into its model folder, verified, whatever the connection and other processes do meanwhile."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zoo.blobs import Blobs, BlobStream
 from zoo.cache import Cache
 from zoo.disk import CHUNK_BYTES
 from zoo.errors import IntegrityError
-from zoo.manifest import FileEntry
+from zoo.manifest import FileEntry, Manifest
 from zoo.partial import Partial
 from zoo.problems import RangeRefusedError
 from zoo.progress import ZooWarning
@@ -30,21 +30,33 @@ class WrongBytesError(IntegrityError):
     """The bytes that came aren't those of the digest."""
 
 
-def fetch_blob(blobs: Blobs, cache: Cache, entry: FileEntry, patience: Patience, report: Report) -> None:
-    """Downloads a blob unless another process does: then waits for that one.
+def fetch_file(
+    connect: Callable[[], Blobs],
+    cache: Cache,
+    manifest: Manifest,
+    entry: FileEntry,
+    patience: Patience,
+    report: Report,
+) -> None:
+    """Puts a file into its version's folder: copied where the cache has its bytes, downloaded otherwise.
 
-    Wrong bytes are set aside and fetched once more. Raises `IntegrityError`, `UnavailableError`, `CacheError`,
+    While another process fetches the same bytes, it waits for that one. Wrong bytes are set aside and fetched once
+    more. `connect` is called when the registry is needed. Raises `IntegrityError`, `UnavailableError`, `CacheError`,
     `NotFoundError`, `AccessError`. `report` gets the number of bytes that are there.
     """
     partial = Partial(cache, entry.sha256)
     try:
         while not partial.acquire():
             time.sleep(_POLL_S)
-            if cache.has_blob(entry):
+            if not cache.not_in_place(manifest, [entry]):
                 return
-        if not cache.has_blob(entry):
-            _fetch_twice(_Download(blobs, cache, entry, partial, patience, report))
-            cache.admit(partial.path, entry.sha256)
+        if cache.is_in_place(manifest, entry):
+            return
+        known = cache.copies([entry]).get(entry.sha256)
+        if known is not None:
+            partial.copy_from(known)
+        _fetch_twice(_Download(connect, cache, entry, partial, patience, report))
+        cache.place(partial.path, manifest, entry)
     finally:
         partial.release()
 
@@ -67,14 +79,14 @@ class _Download:
 
     def __init__(
         self,
-        blobs: Blobs,
+        connect: Callable[[], Blobs],
         cache: Cache,
         entry: FileEntry,
         partial: Partial,
         patience: Patience,
         report: Report,
     ) -> None:
-        self._blobs, self._cache, self._entry, self._partial = blobs, cache, entry, partial
+        self._connect, self._cache, self._entry, self._partial = connect, cache, entry, partial
         self._patience, self._report = patience, report
         self._hash = hashlib.sha256()
         self._done = 0
@@ -105,6 +117,7 @@ class _Download:
             self._hash.update(chunk)
             self._done += len(chunk)
             self._partial.beat()
+            self._report(self._done)
         if self._done > self._entry.size_bytes:
             self._restart(stream)
 
@@ -118,7 +131,7 @@ class _Download:
         while self._done < self._entry.size_bytes:
             before = self._done
             try:
-                self._connect(stream)
+                self._receive(stream)
             except RangeRefusedError as error:
                 self._restart(stream)
                 fault = TransientError(f"{self._entry.path} can't be continued: {error}")
@@ -134,8 +147,8 @@ class _Download:
             time.sleep(wait_before(failures, fault, self._patience))
             failures += 1
 
-    def _connect(self, stream: BinaryIO) -> None:
-        with self._blobs.open(self._entry.sha256, self._done, self._etag) as blob:
+    def _receive(self, stream: BinaryIO) -> None:
+        with self._connect().open(self._entry.sha256, self._done, self._etag) as blob:
             self._check_size(blob)
             if blob.start == 0:
                 self._restart(stream)

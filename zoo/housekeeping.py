@@ -131,7 +131,7 @@ def prune(
         if max_age_s is not None and now - item.used_at > max(max_age_s, IN_USE_S) and places[item.name] > keep:
             old.append(item.digest)
     removed = _remove(cache, old, dry_run=dry_run)
-    swept_bytes = cache.sweep(IN_USE_S, LEFTOVER_S, dry_run=dry_run)
+    swept_bytes = cache.sweep(LEFTOVER_S, dry_run=dry_run)
     return Removed(removed.versions, removed.freed_bytes + swept_bytes)
 
 
@@ -180,20 +180,14 @@ def _describe(cache: Cache, manifest: Manifest, entries: list[FileEntry], pins: 
 
 def _remove(cache: Cache, digests: Iterable[str], *, dry_run: bool) -> Removed:
     gone = {digest: manifest for digest in digests if (manifest := cache.read_manifest(digest))}
-    kept = {entry.sha256 for other in cache.manifests() if other.digest() not in gone for entry in other.files}
-    freed_bytes = 0
-    for manifest in gone.values():
-        freed_bytes += cache.remove_version(manifest, kept, dry_run=dry_run)
-        kept |= {entry.sha256 for entry in manifest.files} if dry_run else set()
+    freed_bytes = sum(cache.remove_version(manifest, dry_run=dry_run) for manifest in gone.values())
     return Removed(tuple(f"{manifest.name}@{digest}" for digest, manifest in gone.items()), freed_bytes)
 
 
 def _targets(cache: Cache) -> dict[Path, str]:
     """Every cached file with the digest that it should have."""
-    targets = {path: f"sha256:{path.name}" for path in cache.blobs()}
-    for manifest, entries in _placed(cache):
-        folder = cache.model_folder(manifest)
-        targets |= {folder / entry.path: entry.sha256 for entry in entries}
+    placed = [(cache.model_folder(manifest), entry) for manifest, entries in _placed(cache) for entry in entries]
+    targets = {folder / entry.path: entry.sha256 for folder, entry in placed}
     return {path: digest for path, digest in targets.items() if path.is_file() and not path.is_symlink()}
 
 
@@ -217,4 +211,4 @@ def _heal(resolver: Resolver, manifest: Manifest, entries: list[FileEntry]) -> l
     except (UnavailableError, NotFoundError) as error:
         warnings.warn(f"{manifest.name} can't be healed: {error}", ZooWarning, stacklevel=3)
         return []
-    return [path for entry in entries for path in (folder / entry.path, resolver.cache.blob_path(entry.sha256))]
+    return [folder / entry.path for entry in entries]

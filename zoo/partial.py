@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Self
 
 from zoo.cache import Cache
+from zoo.disk import clone_or_copy
 from zoo.errors import CacheError
 
 SILENT_S = 60.0
@@ -91,6 +92,12 @@ class Partial:
             left = self._folder / f"{self._hexa}.{owner.nonce}.part" if owner else self._free
             self._adopt(left if left.exists() else self._free, certain=state is _State.DEAD)
             return True
+
+    def copy_from(self, known: Path) -> None:
+        """Begins anew with another file's bytes, if that is still there; they are as unproven as any partial ones."""
+        with self._cache.guarded("copy", known), suppress(FileNotFoundError):
+            self.path.unlink(missing_ok=True)
+            clone_or_copy(known, self.path)
 
     def beat(self) -> None:
         """Tells the others that this process is alive; call it as bytes arrive."""

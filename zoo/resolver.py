@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -24,6 +25,7 @@ from zoo.stub import Stub
 from zoo.version import SearchPage, VersionView
 
 if TYPE_CHECKING:
+    from zoo.blobs import Blobs
     from zoo.client import RegistryClient
 
 _FOLDERS = frozenset({Role.TRAINING, Role.DEPLOYMENT, Role.SAMPLE_INPUTS, Role.SAMPLE_OUTPUTS})
@@ -133,9 +135,19 @@ class Resolver:
         return self.cache.model_folder(manifest)
 
     def restore(self, manifest: Manifest, entries: Sequence[FileEntry], stub: Stub) -> None:
-        """Puts files into the model folder whether or not they look right there."""
-        self._fetch_blobs(entries, stub)
-        self.cache.place(manifest, entries)
+        """Puts files into the model folder: what the cache has is copied, the rest is downloaded."""
+        copies = self.cache.copies(entries)
+        lacking = [entry for entry in entries if entry.sha256 not in copies]
+        if lacking and self._settings.offline:
+            raise _not_cached(stub, lacking)
+        self._check_space(entries)
+        from zoo.download import fetch_file
+
+        meter = Meter("download", sum(entry.size_bytes for entry in entries), self._progress)
+        for entry in entries:
+            with meter.file(entry.path, entry.size_bytes) as report:
+                connect = partial(self._blobs, entry, stub)
+                fetch_file(connect, self.cache, manifest, entry, self._settings.patience, report)
 
     def _known(self, stub: Stub) -> VersionView | None:
         """The version as far as the cache knows it."""
@@ -147,38 +159,14 @@ class Resolver:
             return None
         return ref.view(manifest)
 
-    def _fetch_blobs(self, entries: Sequence[FileEntry], stub: Stub) -> None:
-        distinct = {entry.sha256: entry for entry in entries}
-        missing = [entry for entry in distinct.values() if not self._is_sound(entry)]
-        if not missing:
-            return
-        if self._settings.offline:
-            raise _not_cached(stub, missing)
-        self._check_space(missing)
-        from zoo.download import fetch_blob
+    def _blobs(self, entry: FileEntry, stub: Stub) -> Blobs:
+        return self.client(f"download {entry.path} of {stub}").blobs
 
-        blobs = self.client(f"download {stub}").blobs
-        meter = Meter("download", sum(entry.size_bytes for entry in missing), self._progress)
-        for entry in missing:
-            with meter.file(entry.path, entry.size_bytes) as report:
-                fetch_blob(blobs, self.cache, entry, self._settings.patience, report)
-
-    def _is_sound(self, entry: FileEntry) -> bool:
-        """Whether the blob is there with the right bytes; wrong ones are set aside, to be fetched again."""
-        if not self.cache.has_blob(entry):
-            return False
-        actual = self.cache.verify_blob(entry.sha256)
-        if actual:
-            warnings.warn(
-                f"the cached {entry.path} has the digest {actual}; fetching it again", ZooWarning, stacklevel=6
-            )
-        return actual is None
-
-    def _check_space(self, missing: Sequence[FileEntry]) -> None:
-        needed, free = sum(entry.size_bytes for entry in missing), self.cache.free_bytes()
+    def _check_space(self, wanted: Sequence[FileEntry]) -> None:
+        needed, free = sum(entry.size_bytes for entry in wanted), self.cache.free_bytes()
         if needed > free:
             raise CacheError(
-                f"{needed:,} bytes are to be downloaded, {free:,} are free in {self.cache.root}; "
+                f"{needed:,} bytes are to be written, {free:,} are free in {self.cache.root}; "
                 "run `zoo cache prune`, or set ZOO_CACHE to another disk"
             )
 

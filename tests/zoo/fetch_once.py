@@ -1,4 +1,4 @@
-"""Processes of their own that download one blob: CACHE ENDPOINT ENTRY COUNT.
+"""Processes of their own that download a manifest's one file: CACHE ENDPOINT MANIFEST COUNT.
 
 Waits for a line, then downloads: in this process, or in COUNT forks of it if that is more than 1.
 """
@@ -9,20 +9,20 @@ from pathlib import Path
 
 from zoo.cache import Cache
 from zoo.client import RegistryClient
-from zoo.download import fetch_blob
-from zoo.manifest import FileEntry
+from zoo.download import fetch_file
+from zoo.manifest import Manifest
 from zoo.settings import Settings
 
-folder, endpoint, entry_text, count = sys.argv[1:]
+folder, endpoint, manifest_text, count = sys.argv[1:]
 settings = Settings(home=Path(folder), cache=Path(folder), endpoint=endpoint)
-entry = FileEntry.model_validate_json(entry_text)
+manifest = Manifest.parse(manifest_text.encode())
 
 
 def download() -> None:
     cache = Cache.open(settings.cache)
     with RegistryClient(settings) as client:
-        if not cache.has_blob(entry):
-            fetch_blob(client.blobs, cache, entry, settings.patience, lambda _: None)
+        for entry in cache.not_in_place(manifest, manifest.files):
+            fetch_file(lambda: client.blobs, cache, manifest, entry, settings.patience, lambda _: None)
 
 
 sys.stdin.readline()

@@ -9,13 +9,16 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from zoo.cache import Cache, index_path, safe_name
-from zoo.errors import CacheError
-from zoo.manifest import Manifest, Role
+from zoo.download import fetch_file
+from zoo.errors import CacheError, UnavailableError
+from zoo.manifest import FileEntry, Manifest, Role
 from zoo.progress import ZooWarning
+from zoo.settings import Patience
 from zoo.stub import Stub
 from zoo.version import VersionView
 
@@ -30,16 +33,31 @@ MANIFEST = Manifest.parse(
         ],
     }
 )
+TRAINING, DEPLOYMENT = (MANIFEST.with_role(role)[0] for role in (Role.TRAINING, Role.DEPLOYMENT))
 VIEW = VersionView(name="zoo:a", version=3, digest=MANIFEST.digest(), tags=("latest", "prod"), manifest=MANIFEST)
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
-    cache = Cache.open(tmp_path / "cache")
-    fresh = tmp_path / "fresh"
-    fresh.write_bytes(DATA)
-    cache.admit(fresh, DIGEST)
-    return cache
+    return Cache.open(tmp_path / "cache")
+
+
+def place(cache: Cache, *entries: FileEntry) -> Path:
+    """Puts the entries' files into the model folder, and returns that."""
+    for entry in entries or MANIFEST.files:
+        fresh = cache.partial_folder() / "fresh"
+        fresh.write_bytes(DATA)
+        cache.place(fresh, MANIFEST, entry)
+    return cache.model_folder(MANIFEST)
+
+
+def fetch(cache: Cache, entry: FileEntry) -> None:
+    """Brings a file into its place without a registry."""
+    fetch_file(no_registry, cache, MANIFEST, entry, Patience(), lambda _: None)
+
+
+def no_registry() -> NoReturn:
+    raise UnavailableError("there is no registry")
 
 
 def test_layout_is_marked_for_backups_and_for_later_releases(cache: Cache) -> None:
@@ -71,9 +89,11 @@ def test_row_22_files_are_own_real_files_where_nothing_can_be_shared(
 
     for module, name in ((os, "link"), (os, "symlink"), (fcntl, "flock"), (fcntl, "lockf"), (fcntl, "ioctl")):
         monkeypatch.setattr(module, name, refuse)
-    folder = cache.place(MANIFEST, MANIFEST.files)
+    cache.write_manifest(MANIFEST)
+    folder = place(cache, TRAINING)
+    fetch(cache, DEPLOYMENT)
     inodes = {(folder / entry.path).stat().st_ino for entry in MANIFEST.files}
-    assert len(inodes | {cache.blob_path(DIGEST).stat().st_ino}) == 3
+    assert len(inodes) == 2
     assert all((folder / entry.path).read_bytes() == DATA for entry in MANIFEST.files)
     assert cache.not_in_place(MANIFEST, MANIFEST.files) == []
 
@@ -84,13 +104,14 @@ def test_row_22_another_disk_under_the_cache_is_named(cache: Cache, monkeypatch:
 
     monkeypatch.setattr(Path, "replace", refuse)
     with pytest.raises(CacheError, match="cross-device"):
-        cache.place(MANIFEST, MANIFEST.files)
+        place(cache)
 
 
 def test_row_23_no_space_gives_figures_and_leaves_earlier_versions(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = cache.place(MANIFEST, MANIFEST.with_role(Role.TRAINING))
+    cache.write_manifest(MANIFEST)
+    folder = place(cache, TRAINING)
 
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -98,26 +119,32 @@ def test_row_23_no_space_gives_figures_and_leaves_earlier_versions(
     with monkeypatch.context() as patch:
         patch.setattr(fcntl, "ioctl", refuse)
         patch.setattr(shutil, "copyfileobj", refuse)
-        with pytest.raises(CacheError, match=r"no space to write .*deployment/model.onnx: [\d,]+ bytes are free"):
-            cache.place(MANIFEST, MANIFEST.with_role(Role.DEPLOYMENT))
+        with pytest.raises(CacheError, match=r"no space to copy .*training/model.safetensors: [\d,]+ bytes are free"):
+            fetch(cache, DEPLOYMENT)
     assert not (folder / "deployment/model.onnx").exists()
     assert (folder / "training/model.safetensors").read_bytes() == DATA
-    assert list((cache.root / "partial").iterdir()) == []
-
-
-def test_a_file_is_in_place_only_if_the_index_says_so(cache: Cache) -> None:
-    folder = cache.place(MANIFEST, MANIFEST.files)
-    index_path(folder).unlink()
-    assert cache.not_in_place(MANIFEST, MANIFEST.files) == list(MANIFEST.files)
+    assert list((cache.root / "partial").glob("*.owner")) == []
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"deployment/model.onnx": 5}', "[" * 100_000, "\xff"])
-def test_a_damaged_index_means_that_nothing_is_in_place(cache: Cache, text: str) -> None:
-    folder = cache.place(MANIFEST, MANIFEST.files[:1])
+def test_a_damaged_index_costs_a_look_at_the_files_and_no_download(cache: Cache, text: str) -> None:
+    folder = place(cache)
     index_path(folder).write_text(text, "latin-1")
-    assert cache.not_in_place(MANIFEST, MANIFEST.files[:1]) == list(MANIFEST.files[:1])
-    cache.place(MANIFEST, MANIFEST.files[:1])
-    assert cache.not_in_place(MANIFEST, MANIFEST.files[:1]) == []
+    assert cache.not_in_place(MANIFEST, MANIFEST.files) == list(MANIFEST.files)
+    for entry in MANIFEST.files:
+        fetch(cache, entry)
+    assert cache.not_in_place(MANIFEST, MANIFEST.files) == []
+
+
+def test_a_file_with_other_bytes_that_no_index_notes_is_not_taken(cache: Cache) -> None:
+    folder = place(cache)
+    index_path(folder).unlink()
+    (folder / DEPLOYMENT.path).chmod(0o644)
+    (folder / DEPLOYMENT.path).write_bytes(DATA[::-1])
+    assert cache.is_in_place(MANIFEST, TRAINING)
+    assert not cache.is_in_place(MANIFEST, DEPLOYMENT)
+    with pytest.raises(UnavailableError, match="no registry"):
+        fetch(cache, DEPLOYMENT)
 
 
 def test_row_32_a_manifest_with_other_bytes_is_not_read(cache: Cache) -> None:
@@ -163,7 +190,7 @@ def test_a_folder_in_the_place_of_a_file_is_named(cache: Cache) -> None:
     folder = cache.model_folder(MANIFEST)
     (folder / "training/model.safetensors/x").mkdir(parents=True)
     with pytest.raises(CacheError, match=r"model\.safetensors: a folder is in the place of a file"):
-        cache.place(MANIFEST, MANIFEST.files)
+        place(cache)
 
 
 def test_a_file_in_the_place_of_the_cache_is_named(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tests.zoo import fault_server as faulty
 from tests.zoo.fault_server import FaultServer, noise
 from zoo.cache import Cache
 from zoo.client import RegistryClient
-from zoo.download import fetch_blob
+from zoo.download import fetch_file
 from zoo.errors import (
     AccessError,
     CacheError,
@@ -34,7 +34,7 @@ from zoo.errors import (
     UnavailableError,
     ZooError,
 )
-from zoo.manifest import FileEntry, Role
+from zoo.manifest import FileEntry, Manifest, Role
 from zoo.partial import Partial
 from zoo.progress import ZooWarning
 from zoo.retry import TransientError, parse_retry_after, repeat, wait_before
@@ -47,6 +47,7 @@ QUICK = Patience(
 BLOB = noise(7, 200_001)
 DIGEST = f"sha256:{hashlib.sha256(BLOB).hexdigest()}"
 ENTRY = FileEntry(path="training/model.safetensors", sha256=DIGEST, size_bytes=len(BLOB), role=Role.TRAINING)
+MANIFEST = Manifest(name="zoo:a", files=(ENTRY,))
 
 
 @pytest.fixture
@@ -66,20 +67,24 @@ def cache(settings: Settings) -> Cache:
     return Cache.open(settings.cache)
 
 
-def fetch(settings: Settings, cache: Cache, entry: FileEntry = ENTRY) -> list[int]:
+def fetch(settings: Settings, cache: Cache, manifest: Manifest = MANIFEST) -> list[int]:
     seen: list[int] = []
     with RegistryClient(settings) as client:
-        fetch_blob(client.blobs, cache, entry, settings.patience, seen.append)
+        fetch_file(lambda: client.blobs, cache, manifest, manifest.files[0], settings.patience, seen.append)
     return seen
 
 
+def placed(cache: Cache) -> Path:
+    return cache.model_folder(MANIFEST) / ENTRY.path
+
+
 def assert_whole(cache: Cache) -> None:
-    assert cache.blob_path(DIGEST).read_bytes() == BLOB
+    assert placed(cache).read_bytes() == BLOB
     assert list((cache.root / "partial").iterdir()) == []
 
 
 def assert_absent(cache: Cache) -> None:
-    assert not cache.blob_path(DIGEST).exists()
+    assert not placed(cache).exists()
     assert list((cache.root / "partial").glob("*.owner")) == []
 
 
@@ -313,7 +318,7 @@ def test_row_17_writes_are_not_redirected(server: FaultServer, settings: Setting
 
 def start_fetching(settings: Settings, count: int) -> subprocess.Popen[str]:
     """A process that downloads, in as many forks; let go when everything is loaded."""
-    arguments = [str(settings.cache), settings.endpoint, ENTRY.model_dump_json(), str(count)]
+    arguments = [str(settings.cache), settings.endpoint, MANIFEST.to_json().decode(), str(count)]
     command = [sys.executable, str(Path(__file__).with_name("fetch_once.py")), *arguments]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -341,7 +346,7 @@ def test_row_19_without_exclusive_claims_still_one_correct_blob(
     with ThreadPoolExecutor(4) as pool:
         for done in [pool.submit(fetch, settings, cache) for _ in range(4)]:
             done.result()
-    assert cache.blob_path(DIGEST).read_bytes() == BLOB
+    assert placed(cache).read_bytes() == BLOB
 
 
 def test_row_20_partial_of_a_killed_owner_is_continued(server: FaultServer, settings: Settings, cache: Cache) -> None:
@@ -367,9 +372,9 @@ def test_row_20_live_owner_that_fell_silent_is_taken_over_by_copy(
     assert not Partial(cache, DIGEST).acquire()
     os.utime(claim, (1, 1))
     seen = fetch(settings, cache)
-    assert seen[0] > 100_000
+    assert seen[0] == 100_000
     assert other.path.read_bytes() == BLOB[:100_000]
-    assert cache.blob_path(DIGEST).read_bytes() == BLOB
+    assert placed(cache).read_bytes() == BLOB
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"nonce": "../../x", "pid": 1, "started": "", "machine": ""}', "[]"])
@@ -615,8 +620,10 @@ def test_row_06_not_found_says_where_it_looked(server: FaultServer, settings: Se
 
 def test_empty_blob_needs_no_request(server: FaultServer, settings: Settings, cache: Cache) -> None:
     empty = FileEntry(path="a", sha256=f"sha256:{hashlib.sha256().hexdigest()}", size_bytes=0, role=Role.TRAINING)
-    fetch(settings, cache, empty)
-    assert cache.has_blob(empty)
+    manifest = Manifest(name="zoo:a", files=(empty,))
+    fetch(settings, cache, manifest)
+    assert cache.not_in_place(manifest, [empty]) == []
+    assert server.requests == []
 
 
 def wait_for(condition: object, timeout_s: float = 10) -> None:

@@ -34,8 +34,8 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUTS = ("start_logits", "end_logits")
 FLOAT_TOLERANCE = 1e-4
 LEAST_AGREEMENT = 0.99
-NEAR_TIE = 0.05  # of the range of a row's logits
-ROUNDING_TOLERANCE = 0.25
+NEAR_TIE = 0.1  # of the range of a row's logits
+ROUNDING_TOLERANCE = 0.1
 _MASKED = -10000.0  # as a score; exp of it is 0 in float32
 _COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "recipe.yaml", "report.json")
 _NEEDED = ("config.json", "tokenizer.json")
@@ -177,7 +177,7 @@ def compare(model: nn.Module, path: Path, feeds: Sequence[Arrays]) -> dict[str, 
     Returns the largest and the relative RMS difference of logits, the share of equal argmaxes, and the
     (feed, outputs) pairs. Raises TrainingError when a float model's logits differ by more than 1e-4; or when a
     quantized model, where one rounding that falls differently moves those after it, differs by more than a
-    quarter of the logits' spread in RMS, or picks a clearly worse token in more than one row, and one of a hundred.
+    tenth of the logits' spread in RMS, or picks a clearly worse token in more than one row, and one of a hundred.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

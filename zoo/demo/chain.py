@@ -175,7 +175,7 @@ def model_figures(zoo_json: Callable[..., Any], folder: Path) -> dict[str, Any]:
     `zoo_json` runs a zoo command, given by its arguments, and returns the JSON document that it prints.
     """
     scores = zoo_json("evaluate", str(folder), "--dataset", str(HERE / "animals-dev.json"))
-    benchmark = ("benchmark", str(folder), "--sequence_length", "128", "--time", "2")
+    benchmark = ("benchmark", str(folder), "--sequence_length", "128", "--time", "1")
     one, many = (zoo_json(*benchmark, "--batch_size", size)["benchmark_result"] for size in ("1", "16"))
     model = (folder / "model.onnx").read_bytes()
     return {

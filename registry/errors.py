@@ -7,6 +7,7 @@ RegistryError
 │   ├── InvalidStubError                STUB_INVALID
 │   ├── InvalidManifestError            MANIFEST_INVALID
 │   ├── MissingBlobsError               MANIFEST_BLOB_UNKNOWN  + missing
+│   ├── CheckError                      CHECK_FAILED           + failures
 │   ├── InvalidSizeError                SIZE_INVALID
 │   ├── InvalidDigestError              DIGEST_INVALID
 │   ├── InvalidTagError                 TAG_INVALID
@@ -85,6 +86,12 @@ class MissingBlobsError(InvalidRequestError):
     """A manifest names blobs that were never uploaded."""
 
     code = "MANIFEST_BLOB_UNKNOWN"
+
+
+class CheckError(InvalidRequestError):
+    """A version's files aren't what their roles promise."""
+
+    code = "CHECK_FAILED"
 
 
 class InvalidSizeError(InvalidRequestError):

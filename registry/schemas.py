@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
@@ -44,12 +44,20 @@ class UploadIn(_In):
     size_bytes: Annotated[int, Field(ge=1, le=MAX_FILE_BYTES)]
 
 
+class SamplesIn(_In):
+    """What the publisher found when it gave the sample inputs to the model, or why it didn't."""
+
+    state: Literal["passed", "skipped", "unchecked"]
+    detail: Reason
+
+
 class VersionIn(_In):
     """A version to publish: its manifest, the tags to move to it, and the number it must get, if that matters."""
 
     manifest: dict[str, Any]
     tags: Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=MAX_TAGS)] = []
     version: Annotated[int, Field(ge=1, le=999_999_999)] | None = None
+    samples: SamplesIn | None = None
 
 
 class TagIn(_In):
@@ -182,11 +190,22 @@ class VersionSummary(BaseModel):
     yank_reason: str | None = None
 
 
+class CheckView(BaseModel):
+    """What the gate found of a file before the version became visible, and who looked."""
+
+    check: str
+    path: str
+    state: Literal["passed", "failed", "skipped", "unchecked"]
+    detail: str
+    by: Literal["registry", "publisher"] = "registry"
+
+
 class VersionView(VersionSummary):
     """A version with its manifest; `files` is narrowed by role, the manifest never is."""
 
     manifest: dict[str, Any]
     files: list[FileView]
+    checks: list[CheckView] = []
 
 
 class VersionList(BaseModel):

@@ -13,6 +13,7 @@ from registry import blob_queries, listings, queries, scopes, version_queries
 from registry.audit import note
 from registry.blobs import Blobs
 from registry.caller import ANYONE, Caller, scope_of
+from registry.checks import check_version, read_report, write_report
 from registry.db import Database
 from registry.errors import (
     AliasTakenError,
@@ -36,6 +37,7 @@ from registry.schemas import (
     LineageView,
     ModelPage,
     ModelSummary,
+    SamplesIn,
     SearchIn,
     VersionIn,
     VersionSummary,
@@ -58,11 +60,15 @@ class Registry:
     # --- versions
 
     def publish(self, wanted: VersionIn, caller: Caller = ANYONE) -> tuple[VersionView, bool]:
-        """Makes a version of a manifest whose blobs are all here; False if the same manifest was there already."""
+        """Makes a version of a manifest whose blobs are all here; False if the same manifest was there already.
+
+        Raises `CheckError` for files that aren't what they are said to be, before anything is visible.
+        """
         manifest = parse_manifest(wanted.manifest)
         check_may_write(caller, manifest.full_name)
         _check_alias(caller, manifest)
         tags = [parse_tag(tag) for tag in dict.fromkeys(wanted.tags)]
+        report = self._checked(manifest, wanted.samples, caller)
 
         def work(session: Session) -> tuple[VersionView, bool]:
             version = queries.version_by_digest(session, manifest.digest())
@@ -70,6 +76,7 @@ class Registry:
             if version is None:
                 self._check_blobs(session, manifest, caller)
                 version = _add_version(session, manifest, wanted.version, caller)
+                version.check_report = report
             check_not_deleted(version)
             if wanted.version not in (None, version.number):
                 raise VersionExistsError(f"this manifest is v{version.number} already, not v{wanted.version}")
@@ -80,6 +87,14 @@ class Registry:
             return _view(session, version), is_new
 
         return self.database.write(work)
+
+    def _checked(self, manifest: Manifest, samples: SamplesIn | None, caller: Caller) -> str | None:
+        """The report of the gate on a new version; outside of the transaction, since reading may take seconds."""
+        with self.database.read() as session:
+            if queries.version_by_digest(session, manifest.digest()):
+                return None
+            self._check_blobs(session, manifest, caller)
+        return write_report(check_version(manifest, self.blobs.span, samples))
 
     def _check_blobs(self, session: Session, manifest: Manifest, caller: Caller) -> None:
         digests = list(dict.fromkeys(entry.sha256 for entry in manifest.files))
@@ -330,7 +345,8 @@ def _view(session: Session, version: Version, role: Role | None = None) -> Versi
         for entry in document["files"]
         if role is None or entry["role"] == role
     ]
-    return VersionView(**summary.model_dump(mode="python"), manifest=document, files=files)
+    checks = read_report(version.check_report)
+    return VersionView(**summary.model_dump(mode="python"), manifest=document, files=files, checks=checks)
 
 
 def _model_summary(version: Version, tags: list[str]) -> ModelSummary:

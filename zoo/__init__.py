@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from zoo.errors import (
         AccessError,
         CacheError,
+        CheckError,
         ConflictError,
         IntegrityError,
         ManifestError,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AccessError": "zoo.errors",
     "CacheError": "zoo.errors",
+    "CheckError": "zoo.errors",
     "ConflictError": "zoo.errors",
     "IntegrityError": "zoo.errors",
     "Manifest": "zoo.manifest",
@@ -64,6 +66,7 @@ _HOMES = {
 __all__ = [
     "AccessError",
     "CacheError",
+    "CheckError",
     "ConflictError",
     "IntegrityError",
     "Manifest",

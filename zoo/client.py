@@ -79,12 +79,21 @@ class RegistryClient:
         return object_of(self._get("/whoami"))
 
     def post_version(
-        self, manifest: Manifest, tags: Sequence[str] = (), version: int | None = None
+        self,
+        manifest: Manifest,
+        tags: Sequence[str] = (),
+        version: int | None = None,
+        samples: Mapping[str, str] | None = None,
     ) -> tuple[VersionView, bool]:
-        """Publishes a version whose blobs are there; returns it and whether it is new."""
+        """Publishes a version whose blobs are there, with what replaying its samples found: state and detail.
+
+        Returns it and whether it is new; raises `CheckError` for files that the registry refuses.
+        """
         body: dict[str, Any] = {"manifest": manifest.model_dump(mode="json", exclude_none=True), "tags": list(tags)}
         if version is not None:
             body["version"] = version
+        if samples is not None:
+            body["samples"] = dict(samples)
         statuses: list[int] = []
         view = VersionView.read(self._connection.call("POST", "/versions", body=body, on_status=statuses.append))
         if view.digest != manifest.digest():

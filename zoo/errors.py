@@ -8,6 +8,7 @@ ZooError                      1
 ├── IntegrityError            4   bytes differ from their digest
 ├── AccessError               5   the registry refused the token
 ├── ConflictError             1   a version or tag exists with other content
+├── CheckError                1   a model isn't what it must be to be published
 ├── UnavailableError          6   the registry can't be reached, or offline mode lacks files
 ├── CacheError                1   the cache folder can't be used
 └── TrainingError             1   data, model or target of a training run is wrong
@@ -70,6 +71,10 @@ class AccessError(ZooError):
 
 class ConflictError(ZooError):
     """The version or tag exists already with other content."""
+
+
+class CheckError(ZooError):
+    """A model's files aren't what they must be to be published: what, where, and what to do."""
 
 
 class UnavailableError(ZooError):

@@ -9,6 +9,7 @@ from typing import Any
 from zoo.answer import first_line
 from zoo.errors import (
     AccessError,
+    CheckError,
     ConflictError,
     IntegrityError,
     ManifestError,
@@ -25,6 +26,7 @@ class RangeRefusedError(ZooError):
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _BY_CODE: Mapping[str, type[ZooError]] = {
     "MANIFEST_INVALID": ManifestError,
+    "CHECK_FAILED": CheckError,
     "DIGEST_INVALID": IntegrityError,
     "SIZE_INVALID": IntegrityError,
     "BLOB_DAMAGED": IntegrityError,

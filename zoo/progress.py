@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-Action = Literal["download", "upload", "hash"]
+Action = Literal["download", "upload", "hash", "replay"]
 
 
 class ZooWarning(UserWarning):

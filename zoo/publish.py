@@ -16,10 +16,11 @@ from zoo.layout import Layout, LeftOut, LocalFile, read_layout
 from zoo.manifest import FileEntry, Manifest
 from zoo.problems import MissingBlobsError
 from zoo.progress import Meter, Progress
+from zoo.replay import replay
 from zoo.settings import Settings
 from zoo.stub import Stub, is_tag
 from zoo.upload import upload_blob
-from zoo.version import BenchmarkView, VersionView
+from zoo.version import BenchmarkView, CheckView, VersionView
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class PublishedVersion:
     digest: str
     created: bool
     uploaded_bytes: int
+    checks: tuple[CheckView, ...]
     skipped: tuple[LeftOut, ...]
 
 
@@ -40,6 +42,7 @@ def publish(
     *,
     tags: Iterable[str] = (),
     alias: str | Stub | None = None,
+    skip_replay: str | None = None,
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> PublishedVersion:
@@ -47,8 +50,10 @@ def publish(
 
     `zoo.layout` tells which files belong to it; `skipped` lists the others. The stub may carry a version number, which
     must then be free or hold the same files, or a tag; `tags` are moved to the version, `latest` always is.
-    Publishing the same folder again changes nothing. Raises `StubError`, `ManifestError`, `AccessError`,
-    `ConflictError`, `IntegrityError` (a file changed meanwhile), `UnavailableError`.
+    Publishing the same folder again changes nothing. The model's samples are run first (`zoo.replay`), unless
+    `skip_replay` says why not; the reason is kept with the version. Raises `StubError`, `ManifestError`, `CheckError`
+    (files that the model can't be published with), `AccessError`, `ConflictError`, `IntegrityError` (a file changed
+    meanwhile), `UnavailableError`.
     """
     settings = settings or Settings.load()
     target, wanted_tags = _target(stub, tags)
@@ -58,16 +63,18 @@ def publish(
     with RegistryClient(settings) as client:
         _check_rights(client)
         before = _fingerprints(layout)
+        replayed = replay(layout, skip_replay, progress)
+        samples = replayed.as_document() if replayed else None
         manifest = _manifest(layout, target, alias, progress)
         sources = {entry.sha256: file for entry, file in zip(manifest.files, layout.files, strict=True)}
         missing = client.blobs.missing(sorted(sources))
         uploaded_bytes = _upload(client, manifest, missing, sources, progress)
         _refuse_changes(before, _fingerprints(layout))
         try:
-            view, created = client.post_version(manifest, wanted_tags, target.version)
+            view, created = client.post_version(manifest, wanted_tags, target.version, samples)
         except MissingBlobsError as error:  # swept between the question and the version
             uploaded_bytes += _upload(client, manifest, frozenset(error.digests), sources, progress)
-            view, created = client.post_version(manifest, wanted_tags, target.version)
+            view, created = client.post_version(manifest, wanted_tags, target.version, samples)
     return _published(view, created, uploaded_bytes, layout)
 
 
@@ -195,4 +202,4 @@ def _refuse_changes(before: Mapping[Path, tuple[int, int, int]], after: Mapping[
 
 
 def _published(view: VersionView, created: bool, uploaded_bytes: int, layout: Layout) -> PublishedVersion:
-    return PublishedVersion(view.stub, view.version, view.digest, created, uploaded_bytes, layout.left_out)
+    return PublishedVersion(view.stub, view.version, view.digest, created, uploaded_bytes, view.checks, layout.left_out)

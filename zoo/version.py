@@ -54,10 +54,24 @@ class VersionSummary(_Answer):
         return Stub.parse(self.name).pinned(f"v{self.version}")
 
 
+class CheckView(_Answer):
+    """What was found of a file before the version became visible; `by` is "registry", or "publisher" for a claim."""
+
+    check: str
+    path: str
+    state: str
+    detail: str = ""
+    by: str = "registry"
+
+    def __str__(self) -> str:
+        return f"{self.check:<8} {self.state}, {self.path}: {self.detail}"
+
+
 class VersionView(VersionSummary):
     """One version of a model with its manifest, whose digest has been computed again."""
 
     manifest: Manifest
+    checks: tuple[CheckView, ...] = ()
 
     @classmethod
     def read(cls, document: object, asked: Stub | None = None) -> Self:

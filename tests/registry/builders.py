@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import httpx
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
 
 LONG = "zoo:nlp/question_answering/bert-base/pytorch/huggingface/squad/pruned80_quant-none-vnni"
 ALIAS = "zoo:bert-base-squad_wikipedia_bookcorpus-pruned80.4block_quantized"
@@ -46,7 +49,18 @@ class Folder:
 
 
 def small(name: str = "zoo:tiny", text: str = "weights", **more: Any) -> Folder:
-    return Folder(name, {"model.onnx": ("deployment", text.encode())}, **more)
+    return Folder(name, {"training/weights.txt": ("training", text.encode())}, **more)
+
+
+def graph(payload: bytes = b"", nodes: int = 1) -> bytes:
+    """An ONNX model that adds y = x + x, and carries the payload as a weight that nothing uses."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in "xy")
+    names = ["x", *(f"x{n}" for n in range(1, nodes)), "y"]
+    steps = [helper.make_node("Add", [a, a], [b]) for a, b in pairwise(names)]
+    weights = [numpy_helper.from_array(np.frombuffer(payload, np.uint8), "payload")] if payload else []
+    body = helper.make_graph(steps, "adds", [x], [y], weights)
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return bytes(model.SerializeToString())
 
 
 CARD = """---
@@ -124,7 +138,7 @@ def bert(name: str = LONG, alias: str | None = ALIAS, revision: int = 1) -> Fold
         "training/model.safetensors": ("training", b"\x00" * 410_000 + bytes([revision])),
         "training/config.json": ("training", b'{"model_type": "bert"}'),
         "training/tokenizer.json": ("training", b"{}" * 3_000),
-        "deployment/model.onnx": ("deployment", b"\x08\x07" * 61_000),
+        "deployment/model.onnx": ("deployment", graph(b"\x08\x07" * 61_000)),
         "deployment/config.json": ("deployment", b'{"model_type":"bert"}'),
         "deployment/tokenizer.json": ("deployment", b"{}" * 3_000),
         "sample-inputs/inp-0000.npz": ("sample-inputs", b"PK" * 900),

@@ -43,7 +43,7 @@ def acme(site: Site) -> dict[str, str]:
     """The headers of a team whose scope is private and has one model."""
     admin.set_scope(site.settings, "@acme", private=True)
     headers = token(site, "write:@acme/*", name="acme")
-    folder = Folder("zoo:@acme/secret", {"model.onnx": ("deployment", SECRET)}, "zoo:@acme/alias", {"task": "hush"})
+    folder = Folder("zoo:@acme/secret", {"weights.bin": ("training", SECRET)}, "zoo:@acme/alias", {"task": "hush"})
     assert publish(site.client, folder, headers).status_code == 201
     sent = {"stub": "zoo:@acme/secret", "record": record()}
     assert site.client.post("/api/v1/benchmarks", json=sent, headers=headers).status_code == 201
@@ -85,7 +85,7 @@ def test_row_36_a_private_model_is_404_to_others_and_the_same_as_none(site: Site
         f"/api/v1/resolve?stub=zoo:@acme/{{}}@{digest}",
         "/api/v1/versions?stub=zoo:@acme/{}",
         "/api/v1/benchmarks?stub=zoo:@acme/{}",
-        "/files/@acme/{}@v1/model.onnx",
+        "/files/@acme/{}@v1/weights.bin",
         "/files/@acme/{}@latest",
         "/models/@acme/{}",
         "/recipes/@acme/{}",
@@ -100,7 +100,7 @@ def test_row_36_a_private_model_is_404_to_others_and_the_same_as_none(site: Site
                 assert answer.text.replace(name, "absent") == absent.text
                 assert "secret" not in answer.text.replace("@acme/secret", "")
     assert site.client.get("/models/@acme/secret", headers=acme).status_code == 200
-    assert site.client.get("/files/@acme/secret@v1/model.onnx", headers=acme).content == SECRET
+    assert site.client.get("/files/@acme/secret@v1/weights.bin", headers=acme).content == SECRET
 
 
 def test_row_36_lists_counts_facets_and_hints_do_not_leak(site: Site, acme: dict[str, str]) -> None:
@@ -135,7 +135,7 @@ def test_row_36_private_bytes_are_neither_read_nor_probed_nor_borrowed(site: Sit
         assert site.client.head(f"/api/v1/blobs/{digest}", headers=headers).status_code == 404
         missing = site.client.post("/api/v1/blobs/missing", json={"digests": [digest]}, headers=headers)
         assert missing.json()["missing"] == [digest]
-    thief = Folder("zoo:@other/copy", {"model.onnx": ("deployment", SECRET)})
+    thief = Folder("zoo:@other/copy", {"weights.bin": ("training", SECRET)})
     answer = site.client.post("/api/v1/versions", json={"manifest": thief.manifest}, headers=other)
     assert (answer.status_code, answer.json()["code"]) == (400, "MANIFEST_BLOB_UNKNOWN")
     sent = site.client.put(f"/api/v1/blobs/{digest}", content=SECRET, headers=other)
@@ -155,7 +155,7 @@ def test_row_36_a_token_writes_within_its_scopes_only(site: Site, acme: dict[str
     assert site.client.put("/api/v1/tags", json=tag, headers=reader).status_code == 401
     assert site.client.get("/api/v1/resolve", params={"stub": "zoo:@acme/secret"}, headers=reader).status_code == 200
     assert site.client.put("/api/v1/tags", json=tag, headers=acme).status_code == 200
-    foreign = Folder("zoo:@other/x", {"a.onnx": ("deployment", b"a")}, "zoo:@acme/taken")
+    foreign = Folder("zoo:@other/x", {"a.txt": ("training", b"a")}, "zoo:@acme/taken")
     assert publish(site.client, foreign, other).status_code == 403
     everywhere = publish(site.client, foreign, token(site, "write:*"))
     assert (everywhere.status_code, everywhere.json()["code"]) == (422, "MANIFEST_INVALID")
@@ -208,7 +208,7 @@ def test_every_change_is_noted_with_its_actor(site: Site, acme: dict[str, str]) 
     site.client.put("/api/v1/tags", json=tag, headers=acme)
     publish(
         site.client,
-        Folder("zoo:@acme/secret", {"model.onnx": ("deployment", SECRET)}, "zoo:@acme/alias", {"task": "hush"}),
+        Folder("zoo:@acme/secret", {"weights.bin": ("training", SECRET)}, "zoo:@acme/alias", {"task": "hush"}),
         acme,
     )
     admin.revoke_token(site.settings, "acme")

@@ -15,7 +15,7 @@ from selenium.webdriver.support.expected_conditions import url_contains, url_to_
 from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.registry.browser import look, open_browser, use_scripts
-from tests.registry.builders import ALIAS, LONG, RECIPE, bert, small
+from tests.registry.builders import ALIAS, LONG, RECIPE, bert, graph, small
 from tests.registry.test_benchmarks import record
 from tests.zoo.live_registry import serving
 
@@ -63,7 +63,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         small().publish(client)
         dense = bert(f"zoo:{DENSE}", "zoo:bert-base-squad_wikipedia_bookcorpus-base")
         dense.metadata = {k: v for k, v in dense.metadata.items() if k not in ("pattern", "quantized", "sparsity")}
-        dense.files["deployment/model.onnx"] = ("deployment", b"x" * 400_000)
+        dense.files["deployment/model.onnx"] = ("deployment", graph(b"x" * 400_000))
         model = bert()
         model.files["recipe.md"] = ("recipe", (RECIPE + LANES).encode())
         for folder, median_ms in ((dense, 120), (model, 14)):

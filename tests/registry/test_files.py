@@ -35,7 +35,7 @@ def test_a_file_has_a_url_under_each_name_and_pin(site: Site, name: str, pin: st
 def test_a_digest_is_a_pin_and_a_scope_part_of_the_name(sqlite_site: Site) -> None:
     folder = small("zoo:@acme/tiny")
     digest = folder.publish(sqlite_site.client).json()["digest"]
-    assert sqlite_site.client.get(f"/files/@acme/tiny@{digest}/model.onnx").text == "weights"
+    assert sqlite_site.client.get(f"/files/@acme/tiny@{digest}/training/weights.txt").text == "weights"
 
 
 def test_checksum_headers_are_those_of_rfc_9530(sqlite_site: Site) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from registry.errors import UnknownModelError
 from registry.hub_names import read_repo_id, write_repo_id
-from tests.registry.builders import ALIAS, LONG, Folder, bert, small
+from tests.registry.builders import ALIAS, LONG, Folder, bert, graph, small
 from tests.registry.conftest import Site
 from zoo.stub import Stub
 
@@ -62,9 +62,9 @@ def test_trained_files_lie_at_the_top_unless_the_place_is_taken(sqlite_site: Sit
         "training/deployment": ("training", b"3"),
         "training/README.md": ("training", b"4"),
         "training/recipe.md.d/x": ("training", b"5"),
-        "recipe.md": ("recipe", b"6"),
+        "recipe.md": ("recipe", b"modifiers: []\n"),
         "model.md": ("card", b"7"),
-        "deployment/model.onnx": ("deployment", b"8"),
+        "deployment/model.onnx": ("deployment", graph()),
     }
     Folder("zoo:tiny", files).publish(sqlite_site.client)
     siblings = sqlite_site.client.get("/api/models/tiny").json()["siblings"]
@@ -78,7 +78,12 @@ def test_trained_files_lie_at_the_top_unless_the_place_is_taken(sqlite_site: Sit
         "training/deployment",
         "training/recipe.md",
     ]
-    for path, text in {"README.md": "7", "training/README.md": "4", "recipe.md": "6", "config.json": "1"}.items():
+    for path, text in {
+        "README.md": "7",
+        "training/README.md": "4",
+        "recipe.md": "modifiers: []\n",
+        "config.json": "1",
+    }.items():
         assert sqlite_site.client.get(f"/tiny/resolve/main/{path}").text == text
 
 

@@ -98,7 +98,7 @@ def test_row_57_each_revision_goes_down_and_up_again_with_rows(empty_database: s
     assert rows == [("base", "bert-base-wikipedia_bookcorpus-pruned80.4block"), ("recipe", recipe)]
     with open_site(settings) as site:
         again = site.client.get("/api/v1/resolve", params={"stub": f"{view['name']}@prod"}).json()
-        assert again == view
+        assert again == {**view, "checks": []}  # the first revision had no place for them
         assert len(admin.list_tokens(settings)) == 1
 
 

@@ -10,7 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from registry.routes.sparsezoo import MAX_OPENED
-from tests.registry.builders import ALIAS, LONG, Folder, bert, small
+from tests.registry.builders import ALIAS, LONG, Folder, bert, graph, small
 from tests.registry.conftest import Site
 
 PARTS = (
@@ -113,7 +113,7 @@ def test_benchmark_records_come_in_the_client_s_words(sqlite_site: Site) -> None
 def test_external_data_comes_with_its_model(sqlite_site: Site) -> None:
     client, folder = sqlite_site.client, small("zoo:a-b-c")
     folder.files = {
-        "deployment/model.onnx": ("deployment", b"graph"),
+        "deployment/model.onnx": ("deployment", graph()),
         "deployment/model.onnx_data": ("deployment", b"weights"),
     }
     folder.publish(client)
@@ -154,7 +154,7 @@ def test_a_query_is_bounded_in_length_and_in_the_models_that_it_opens(sqlite_sit
     client = sqlite_site.client
     assert client.post("/v2/graphql", json={"query": "{" + " " * 20_001}).status_code == 422
     for number in range(MAX_OPENED + 1):
-        folder = Folder(f"zoo:a-b-c{number}", {"deployment/model.onnx": ("deployment", b"%d" % number)})
+        folder = Folder(f"zoo:a-b-c{number}", {"deployment/model.onnx": ("deployment", graph(b"%d" % number))})
         folder.metadata = {"domain": "nlp"}
         folder.publish(client)
     document = _ask(client, "{ models { files { displayName } } }")
@@ -164,7 +164,8 @@ def test_a_query_is_bounded_in_length_and_in_the_models_that_it_opens(sqlite_sit
 def test_an_archive_is_a_tar_of_the_folder_with_a_stable_etag_and_any_range(client: TestClient) -> None:
     folder = bert()
     deep = "deployment/" + "/".join(["a" * 100, "b" * 100, "c.txt"])
-    folder.files |= {deep: ("deployment", b"deep"), "deployment/sample-inputs/x.npz": ("sample-inputs", b"PK")}
+    samples = {f"deployment/sample-{kind}/x.npz": (f"sample-{kind}", b"PK") for kind in ("inputs", "outputs")}
+    folder.files |= {deep: ("deployment", b"deep"), **samples}
     folder.publish(client)
     url = f"/archives/{ALIAS.removeprefix('zoo:')}@v1/deployment.tar"
     whole = client.get(url)

@@ -151,7 +151,7 @@ def test_a_number_can_be_left_out_and_filled_later(client: TestClient) -> None:
 
 
 def test_row_38_a_missing_blob_is_named_and_nothing_is_visible(client: TestClient) -> None:
-    folder = Folder("zoo:tiny", {"a.onnx": ("deployment", b"a"), "b.onnx": ("deployment", b"b")})
+    folder = Folder("zoo:tiny", {"a.txt": ("training", b"a"), "b.txt": ("training", b"b")})
     client.put(f"/api/v1/blobs/{digest_of(b'a')}", content=b"a")
     answer = client.post("/api/v1/versions", json={"manifest": folder.manifest})
     assert code(answer) == (400, "MANIFEST_BLOB_UNKNOWN")
@@ -167,7 +167,7 @@ def test_row_38_a_wrong_size_is_named_and_nothing_is_visible(client: TestClient)
     manifest["files"][0]["size_bytes"] += 1
     answer = client.post("/api/v1/versions", json={"manifest": manifest})
     assert code(answer) == (400, "SIZE_INVALID")
-    assert "model.onnx" in answer.json()["detail"]
+    assert "weights.txt" in answer.json()["detail"]
     assert resolve(client, "zoo:tiny")["code"] == "MODEL_UNKNOWN"
 
 

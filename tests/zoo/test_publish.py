@@ -16,6 +16,7 @@ import pytest
 import zoo
 from registry.admin import create_token
 from registry.settings import Settings as RegistrySettings
+from tests.registry.builders import graph
 from tests.zoo import fault_server as faulty
 from tests.zoo.fault_server import FaultServer, noise
 from tests.zoo.live_registry import serving
@@ -76,8 +77,8 @@ def model(tmp_path: Path) -> Path:
         tmp_path / "model",
         training__config_json="{}",
         training__model_safetensors=noise(3, 100_000),
-        deployment__model_onnx=noise(4, 50_000),
-        recipe_md="recipe",
+        deployment__model_onnx=graph(noise(4, 50_000)),
+        recipe_md="modifiers: []\n",
     )
 
 
@@ -86,16 +87,16 @@ def test_publishes_once_and_uploads_only_what_changed(settings: Settings, model:
     assert (str(first.stub), first.version, first.created) == (f"{name}@v1", 1, True)
     again = zoo.publish(model, name, settings=settings)
     assert (again.digest, again.version, again.created, again.uploaded_bytes) == (first.digest, 1, False, 0)
-    (model / "recipe.md").write_text("changed")
+    (model / "recipe.md").write_text("modifiers: []\na: 1\n")
     second = zoo.publish(model, name, settings=settings)
-    assert (second.version, second.created, second.uploaded_bytes) == (2, True, 7)
+    assert (second.version, second.created, second.uploaded_bytes) == (2, True, 19)
     assert zoo.resolve(f"{name}@prod", settings=settings).version == 1
     assert zoo.resolve(name, settings=settings).version == 2
 
 
 def test_progress_tells_hashing_and_upload(settings: Settings, tmp_path: Path, name: str) -> None:
     events: list[ProgressEvent] = []
-    folder = build(tmp_path / "m", deployment__model_onnx=noise(name, 3_000_000))
+    folder = build(tmp_path / "m", training__model_safetensors=noise(name, 3_000_000))
     zoo.publish(folder, name, settings=settings, progress=events.append)
     assert next(event.action for event in events if event.done_bytes == event.total_bytes) == "hash"
     uploads = [event.done_bytes for event in events if event.action == "upload"]
@@ -105,7 +106,7 @@ def test_progress_tells_hashing_and_upload(settings: Settings, tmp_path: Path, n
 
 def test_version_number_may_be_asked_for(settings: Settings, model: Path, name: str) -> None:
     assert zoo.publish(model, f"{name}@v1", settings=settings).version == 1
-    (model / "recipe.md").write_text("changed")
+    (model / "recipe.md").write_text("modifiers: []\na: 1\n")
     with pytest.raises(ConflictError):
         zoo.publish(model, f"{name}@v1", settings=settings)
     assert zoo.resolve(name, settings=settings).version == 1

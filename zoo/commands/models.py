@@ -63,6 +63,7 @@ def show(stub: StubArgument) -> None:
     lines = [f"{version.name}@v{version.version}  {version.digest}", f"  alias      {version.alias or '-'}"]
     lines += [f"  tags       {', '.join(version.tags)}", *(f"  {key:<10} {value}" for key, value in facts.items())]
     lines += [f"  {entry.role:<14} {size_text(entry.size_bytes):>9}  {entry.path}" for entry in version.manifest.files]
+    lines += [f"  {check}" for check in version.checks]
     Output.emit(version, "\n".join(lines))
 
 

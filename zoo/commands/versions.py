@@ -19,15 +19,18 @@ def publish(
     stub: StubArgument,
     tag: Annotated[list[str] | None, typer.Option(help="a tag that moves to the new version; may be repeated")] = None,
     alias: Annotated[str | None, typer.Option(help="the model's short stub")] = None,
+    skip_replay: Annotated[
+        str | None, typer.Option(metavar="REASON", help="don't run the samples; the reason is kept with the version")
+    ] = None,
 ) -> None:
-    """Upload what the registry lacks, then publish the version.
+    """Run the model's samples, upload what the registry lacks, then publish the version.
 
     Example: zoo publish my-model zoo:nlp/question_answering/minilm-l6/pytorch/huggingface/squad/base-none
     """
     import zoo
 
     with transfer_bars() as progress:
-        done = zoo.publish(folder, stub, tags=tuple(tag or ()), alias=alias, progress=progress)
+        done = zoo.publish(folder, stub, tags=tuple(tag or ()), alias=alias, skip_replay=skip_replay, progress=progress)
     for left_out in done.skipped:
         typer.echo(f"left out: {left_out}", err=True)
     Output.emit(done, f"{done.stub}  v{done.version}" + ("" if done.created else "  (was there already)"))

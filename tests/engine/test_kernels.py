@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from engine import cost_model, plan
+from engine.library import load_library
 from engine.program import Activate, Program, Quantization
-from engine.runtime import CompiledModel, load_library
+from engine.runtime import CompiledModel
 from tests.engine.programs import BYTES, Builder, softmax_attention, sparsify
 
 Array = NDArray[Any]
@@ -29,8 +30,10 @@ EDGES = [
     (33, 257, 40),
     (16, 513, 64),
     (200, 600, 24),
+    (40, 1024, 70),
+    (70, 2050, 131),
 ]
-"""(tokens, K, N) below, at and above the tile, the block of rows and the sparse kernel's chunk."""
+"""(tokens, K, N) below, at and above the tile, the blocks of rows and the chunks of input channels."""
 
 
 def supported() -> list[str]:

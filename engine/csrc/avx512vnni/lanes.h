@@ -32,6 +32,10 @@ SPW_INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 SPW_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 SPW_INLINE vf vf_sqrt(vf a) { return _mm512_sqrt_ps(a); }
 SPW_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+#define SPW_VF4
+typedef __m512 vf4;
+SPW_INLINE vf4 vf4_load(const float *p) { return _mm512_broadcast_f32x4(_mm_loadu_ps(p)); }
+#define vf4_at(four, i) _mm512_permute_ps((four), (i) * 0x55)
 SPW_INLINE vf vf_where_less(vf a, vf b, vf yes, vf no) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
 }

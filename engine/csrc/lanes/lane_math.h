@@ -142,6 +142,13 @@ SPW_INLINE void vf_store_u8(uint8_t *to, const vf scaled[4], int32_t zero_point)
 }
 #endif
 
+/* Four floats that are broadcast one by one; vf4_at(four, i) is the i-th in all lanes. A folder may have its own. */
+#ifndef SPW_VF4
+typedef const float *vf4;
+SPW_INLINE vf4 vf4_load(const float *p) { return p; }
+#define vf4_at(four, i) vf_set1((four)[i])
+#endif
+
 /* The reverse of vi_pack4. */
 SPW_INLINE void vi_unpack4(vi group, vi bytes[4]) {
   bytes[0] = vi_shr(vi_shl(group, 24), 24);

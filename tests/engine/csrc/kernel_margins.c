@@ -124,7 +124,8 @@ static void test_linear_u8(const spw_kernels *reference, const spw_kernels *k, i
 }
 
 static void test_linear_f32(const spw_kernels *reference, const spw_kernels *k, int is_sparse) {
-  uint32_t count = pick(1, 9), n = pick(0, 9) ? pick(1, 40) : pick(200, 600), depth = pick(1, 70), rows = rows_of(n);
+  uint32_t count = pick(1, 9), n = pick(0, 9) ? pick(1, 40) : pick(200, 600), rows = rows_of(n);
+  uint32_t depth = pick(0, 9) ? pick(1, 70) : pick(1000, 2100); /* below and above what a kernel walks at a time */
   uint32_t begin = pick(0, count - 1), end = pick(begin + 1, count), chunk = pick(1, 90);
   uint32_t row_begin = pick(0, rows / 8 - 1) * 8, row_end = pick(row_begin / 8 + 1, rows / 8) * 8;
   block x = reals((size_t)count * depth * 16), w = reals((size_t)rows * depth), bias = reals(rows);

@@ -5,65 +5,18 @@
 #include "cpu.h"
 #include "sparrow.h"
 
-#define DECLARE(name, arguments, isa) void spw_##name##_##isa arguments;
-#define DECLARE_PROBES(isa)                            \
-  uint64_t spw_probe_s8_##isa(uint32_t, uint32_t *); \
-  uint64_t spw_probe_f32_##isa(uint32_t, uint32_t *);
-#define PROBES(isa) spw_probe_s8_##isa, spw_probe_f32_##isa
-
-#define KERNEL(name, arguments) DECLARE(name, arguments, scalar)
-#include "kernels.def"
-#undef KERNEL
-DECLARE_PROBES(scalar)
-static const spw_kernels scalar_kernels = {
-    "scalar",
-#define KERNEL(name, arguments) spw_##name##_scalar,
-#include "kernels.def"
-#undef KERNEL
-    PROBES(scalar),
-};
-
+#define ISA scalar
+#include "kernel_table.def"
 #if defined(__x86_64__)
-#define KERNEL(name, arguments) \
-  DECLARE(name, arguments, avx2) DECLARE(name, arguments, avxvnni) DECLARE(name, arguments, avx512vnni)
-#include "kernels.def"
-#undef KERNEL
-DECLARE_PROBES(avx2)
-DECLARE_PROBES(avxvnni)
-DECLARE_PROBES(avx512vnni)
-static const spw_kernels avx2_kernels = {
-    "avx2",
-#define KERNEL(name, arguments) spw_##name##_avx2,
-#include "kernels.def"
-#undef KERNEL
-    PROBES(avx2),
-};
-static const spw_kernels avxvnni_kernels = {
-    "avxvnni",
-#define KERNEL(name, arguments) spw_##name##_avxvnni,
-#include "kernels.def"
-#undef KERNEL
-    PROBES(avxvnni),
-};
-static const spw_kernels avx512vnni_kernels = {
-    "avx512vnni",
-#define KERNEL(name, arguments) spw_##name##_avx512vnni,
-#include "kernels.def"
-#undef KERNEL
-    PROBES(avx512vnni),
-};
+#define ISA avx2
+#include "kernel_table.def"
+#define ISA avxvnni
+#include "kernel_table.def"
+#define ISA avx512vnni
+#include "kernel_table.def"
 #elif defined(__aarch64__)
-#define KERNEL(name, arguments) DECLARE(name, arguments, neon)
-#include "kernels.def"
-#undef KERNEL
-DECLARE_PROBES(neon)
-static const spw_kernels neon_kernels = {
-    "neon",
-#define KERNEL(name, arguments) spw_##name##_neon,
-#include "kernels.def"
-#undef KERNEL
-    PROBES(neon),
-};
+#define ISA neon
+#include "kernel_table.def"
 #endif
 
 /* Best first. */

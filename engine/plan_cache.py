@@ -33,7 +33,8 @@ from typing import Any, Self
 
 import engine
 from engine.errors import EngineError, ModelError
-from engine.runtime import CompiledModel, default_isa, library_version
+from engine.library import default_isa, library_version
+from engine.runtime import CompiledModel
 
 FOLDER = ".sparrow"
 _COMPILER_SOURCES = ("*.py", "ops/*.py", "passes/*.py")

@@ -1,33 +1,26 @@
-"""Runs plans: NumPy arrays in, NumPy arrays out, with the GIL released. The only user of the C library."""
+"""Runs plans: NumPy arrays in, NumPy arrays out, with the GIL released."""
 
 from __future__ import annotations
 
-import functools
-import itertools
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import cffi
 import numpy as np
 from numpy.typing import NDArray
 
-import engine
 from engine.cores import default_cores
-from engine.errors import EngineError, ExecutionError, InputError, PlanError
+from engine.errors import ExecutionError, InputError, PlanError
+from engine.library import check, create, load_library
 
-LIBRARY_NAME = "libsparrow.so"
 INT64_MAX = 2**63 - 1
 _LOG = logging.getLogger(__name__)
-
-STATUS_ERRORS: dict[int, type[EngineError]] = {2: PlanError, 3: InputError}
-"""Which error a status of the library becomes; all others are ExecutionError."""
 
 
 @dataclass(frozen=True)
@@ -71,94 +64,19 @@ class Peaks:
     bytes_per_s: float
 
 
-def library_path() -> Path:
-    """Where the C library is: SPARROW_LIBRARY, or beside the installed package.
-
-    Raises ExecutionError when it is in neither place.
-    """
-    named = os.environ.get("SPARROW_LIBRARY")
-    places = [Path(named)] if named else [Path(folder) / LIBRARY_NAME for folder in engine.__path__]
-    for place in places:
-        if place.is_file():
-            return place
-    searched = ", ".join(map(str, places))
-    raise ExecutionError(
-        f"the engine's C library isn't at {searched}: install the package (pip builds it), "
-        "or name a built one in the environment variable SPARROW_LIBRARY"
-    )
-
-
-@functools.cache
-def load_library() -> tuple[Any, Any]:
-    """The cffi handle and the open library, loaded once. Raises ExecutionError."""
-    ffi = cffi.FFI()
-    declarations = [Path(folder) / "_ffi.cdef.txt" for folder in engine.__path__]
-    ffi.cdef(next(path for path in declarations if path.is_file()).read_text())
-    path = library_path()
-    try:
-        return ffi, ffi.dlopen(str(path))
-    except OSError as error:
-        raise ExecutionError(f"{path} can't be loaded: {error}") from error
-
-
-def _create(kind: str, make: Callable[[Any, Any], int]) -> Any:
-    """Calls a function of the library that makes a `kind` or reports why not."""
-    ffi, _ = load_library()
-    made, problem = ffi.new(f"{kind} **"), ffi.new("spw_error *")
-    _check(make(made, problem), problem)
-    return made[0]
-
-
 def _create_pool(threads: int) -> Any:
     ffi, lib = load_library()
-    return _create("spw_pool", lambda made, e: lib.spw_pool_create(threads, ffi.NULL, made, e))
-
-
-def _check(status: int, problem: Any) -> None:
-    if status != 0:
-        ffi, _ = load_library()
-        message = ffi.string(problem.message).decode(errors="replace")
-        raise STATUS_ERRORS.get(status, ExecutionError)(message)
-
-
-def library_version() -> str:
-    """The C library's version. Raises ExecutionError."""
-    ffi, lib = load_library()
-    return str(ffi.string(lib.spw_version()).decode())
-
-
-def default_isa() -> str:
-    """The instruction set that runs when nobody says: SPARROW_ISA, or the best one that this CPU has.
-
-    Raises ExecutionError for a SPARROW_ISA that this build or this CPU lacks.
-    """
-    named, usable = os.environ.get("SPARROW_ISA"), usable_isas()
-    if named and named not in usable:
-        known, here = ", ".join(_isas()), ", ".join(usable)
-        raise ExecutionError(f"SPARROW_ISA is {named!r}; this build has {known}, this CPU can run {here}")
-    return named or usable[0]
-
-
-def usable_isas() -> list[str]:
-    """The instruction sets that this build has and this CPU can run, the best first."""
-    _, lib = load_library()
-    return [name for name in _isas() if lib.spw_isa_supported(name.encode())]
-
-
-def _isas() -> list[str]:
-    ffi, lib = load_library()
-    names = itertools.takewhile(lambda name: name != ffi.NULL, map(lib.spw_isa_name, itertools.count()))
-    return [ffi.string(name).decode() for name in names]
+    return create("spw_pool", lambda made, e: lib.spw_pool_create(threads, ffi.NULL, made, e))
 
 
 def _open_plan(source: str | os.PathLike[str] | bytes) -> Any:
     _, lib = load_library()
     if isinstance(source, bytes):
-        return _create("spw_plan", lambda made, e: lib.spw_plan_from_memory(source, len(source), made, e))
+        return create("spw_plan", lambda made, e: lib.spw_plan_from_memory(source, len(source), made, e))
     path = os.fsencode(os.fspath(source))
     if not Path(source).is_file():
         raise PlanError(f"{os.fspath(source)} is no plan file: it doesn't exist or is a folder")
-    return _create("spw_plan", lambda made, e: lib.spw_plan_open(path, made, e))
+    return create("spw_plan", lambda made, e: lib.spw_plan_open(path, made, e))
 
 
 def _integers(name: str, given: Any) -> NDArray[Any]:
@@ -313,7 +231,7 @@ class CompiledModel:
 
     def _prepare(self, stream: _Stream) -> None:
         if stream.session is None:
-            stream.session = _create(
+            stream.session = create(
                 "spw_session", lambda made, e: self._lib.spw_session_create(self._plan, stream.pool, made, e)
             )
 
@@ -373,7 +291,7 @@ class CompiledModel:
         request.batch, request.sequence = arrays[0].shape
         request.lengths = ffi.NULL if lengths is None else ffi.cast("int32_t *", lengths.ctypes.data)
         request.inputs, request.outputs = inputs, outputs
-        _check(self._lib.spw_run(session, request, problem), problem)
+        check(self._lib.spw_run(session, request, problem), problem)
 
     @property
     def steps(self) -> tuple[StepInfo, ...]:
@@ -406,7 +324,7 @@ class CompiledModel:
         """What one stream's threads reach at most on this machine, measured now, in about 100 ms."""
         found = self._ffi.new("spw_peaks *")
         pool, problem = self._open_streams()[0].pool, self._ffi.new("spw_error *")
-        _check(self._lib.spw_probe(pool, found, problem), problem)
+        check(self._lib.spw_probe(pool, found, problem), problem)
         return Peaks(found.s8_products_per_s, found.f32_products_per_s, found.bytes_per_s)
 
     def close(self) -> None:

@@ -34,7 +34,7 @@ HOMES = {
     "httpx": ("zoo/connection.py",),
     "httpx2": ("zoo/importing/",),
     "huggingface_hub": ("zoo/importing/hub.py",),
-    "cffi": ("engine/runtime.py",),
+    "cffi": ("engine/library.py",),
     "typer": ("zoo/commands/", "engine/commands.py", "registry/commands/"),
 }
 REGISTRY_MAY_TAKE = {"zoo.stub", "zoo.manifest", "zoo.recipe", "zoo.schedule", "zoo.benchmark", "zoo.errors"}

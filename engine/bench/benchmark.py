@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,24 +14,22 @@ from numpy.typing import NDArray
 
 from engine.bench.inputs import check_length, random_inputs, vocabulary
 from engine.bench.noise import Noise
+from engine.bench.run_times import RunTimes
 from engine.cores import default_cores
 from engine.errors import PipelineError
 from engine.pipelines.backend import Backend, open_backend
 from engine.pipelines.model_folder import find_model_folder
 
-PERCENTILES = (25.0, 50.0, 75.0, 90.0, 95.0, 99.0, 99.9)
 Scenario = Literal["sync", "async", "elastic"]
 Span = tuple[float, float]
 """When a run began and ended, in seconds of the performance counter."""
 
 
 @dataclass(frozen=True, slots=True)
-class BenchmarkResult:
-    """Times of single runs in milliseconds, each of `batch_size` sequences of `sequence_length` tokens.
+class BenchmarkResult(RunTimes):
+    """Runs of `batch_size` sequences of `sequence_length` tokens, from the first one's start to the last one's end.
 
-    `items_per_second` is sequences over the time from the first run's start to the last run's end.
-    `percentiles_ms` maps "50.0%" and its like to the run time that so many runs stayed within. `others_share` is
-    what other processes took of the processors meanwhile, 0 to 1.
+    `others_share` is what other processes took of the processors meanwhile, 0 to 1.
     """
 
     engine: str
@@ -42,12 +40,6 @@ class BenchmarkResult:
     scenario: Scenario
     num_streams: int
     seconds: float
-    iterations: int
-    items_per_second: float
-    mean_ms: float
-    median_ms: float
-    std_ms: float
-    percentiles_ms: Mapping[str, float]
     others_share: float
 
 
@@ -85,7 +77,6 @@ def benchmark(
         others = noise.others_share()
     finally:
         backend.close()
-    times_ms = np.array([end - begin for begin, end in spans]) * 1000
     ran_s = max(end for _, end in spans) - min(begin for begin, _ in spans)
     return BenchmarkResult(
         engine=engine_type,
@@ -96,19 +87,9 @@ def benchmark(
         scenario=scenario,
         num_streams=streams,
         seconds=ran_s,
-        iterations=len(times_ms),
-        items_per_second=batch_size * len(times_ms) / ran_s,
-        mean_ms=float(times_ms.mean()),
-        median_ms=float(np.median(times_ms)),
-        std_ms=float(times_ms.std()),
-        percentiles_ms=percentiles(times_ms),
         others_share=others,
+        **asdict(RunTimes.of([end - begin for begin, end in spans], batch_size, ran_s)),
     )
-
-
-def percentiles(times: NDArray[np.float64]) -> dict[str, float]:
-    """The ranks of PERCENTILES among the times, as {"50.0%": ...}."""
-    return {f"{r}%": float(v) for r, v in zip(PERCENTILES, np.percentile(times, PERCENTILES), strict=True)}
 
 
 def _streams(scenario: Scenario, num_cores: int | None, num_streams: int | None) -> int:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import engine
-from engine.bench.benchmark import percentiles
 from engine.bench.inputs import check_length, random_inputs, vocabulary
+from engine.bench.run_times import RunTimes
 from engine.cores import default_cores
 from engine.errors import PipelineError
 from engine.pipelines.model_folder import find_model_folder
@@ -42,18 +42,14 @@ class Agreement:
     same_argmax: float
 
 
-@dataclass(frozen=True)
-class ComparisonRow:
+@dataclass(frozen=True, slots=True)
+class ComparisonRow(RunTimes):
     """One engine. `time_over_ours` is the median, over the rounds, of its time over ours in the same round."""
 
     engine: str
     version: str
     model_path: str
-    median_ms: float
-    percentiles_ms: Mapping[str, float]
-    items_per_second: float
     time_over_ours: float
-    iterations: int
     load_s: float
     peak_mb: float
     others_share: float
@@ -226,7 +222,7 @@ class _Worker:
 
     def row(self, ours: _Worker, batch: int) -> ComparisonRow:
         """What was measured of this engine."""
-        times_ms = np.concatenate([sample["times_s"] for sample in self.samples]) * 1000
+        times_s = np.concatenate([sample["times_s"] for sample in self.samples])
         ratios = [
             np.median(mine["times_s"]) / np.median(base["times_s"])
             for mine, base in zip(self.samples, ours.samples, strict=True)
@@ -237,15 +233,12 @@ class _Worker:
             engine=self.peer.name,
             version=str(self.loaded["version"]),
             model_path=str(self.model),
-            median_ms=float(np.median(times_ms)),
-            percentiles_ms=percentiles(times_ms),
-            items_per_second=batch * len(times_ms) / (times_ms.sum() / 1000),
             time_over_ours=float(np.median(ratios)),
-            iterations=len(times_ms),
             load_s=float(self.loaded["load_s"]),
             peak_mb=max(sample["peak_mb"] for sample in self.samples),
             others_share=min(1.0, others / (wall * (os.cpu_count() or 1))),
             agreement=None if self is ours else agreement(ours.outputs(), self.outputs()),
+            **asdict(RunTimes.of(times_s, batch, float(times_s.sum()))),
         )
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from engine import plan
-from engine.runtime import CompiledModel, library_path
+from engine.library import library_path
+from engine.runtime import CompiledModel
 from tests.engine.programs import tiny_bert
 
 CSRC = Path(__file__).parents[2] / "engine" / "csrc"

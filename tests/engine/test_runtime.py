@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from engine import plan
 from engine.cores import default_cores
 from engine.errors import ExecutionError, InputError
+from engine.library import load_library
 from engine.program import Table
-from engine.runtime import CompiledModel, load_library
+from engine.runtime import CompiledModel
 from tests.engine.programs import Builder, tiny_bert
 
 Array = NDArray[Any]

@@ -18,7 +18,7 @@ from engine.pipelines.backend import Backend, open_backend
 from engine.pipelines.batching import BatchRunner, TokenRow
 from engine.pipelines.model_folder import ModelFolder, find_model_folder
 
-_OF_CREATE = ("num_cores", "batch_size", "engine_type")
+_OF_CREATE = ("num_cores", "num_streams", "batch_size", "engine_type")
 Outputs = tuple[NDArray[np.float32], ...]
 
 
@@ -76,6 +76,7 @@ class Pipeline(ABC, Generic[RequestT, OptionsT, ResultT]):
         model_path: Path | str,
         *,
         num_cores: int | None = None,
+        num_streams: int | None = None,
         batch_size: int | None = 1,
         engine_type: str = "sparrow",
         **options: Any,
@@ -83,14 +84,15 @@ class Pipeline(ABC, Generic[RequestT, OptionsT, ResultT]):
         """Load a model folder, or a `zoo:` stub, for a task; `close` it, or use it in a `with` block.
 
         `task`: question_answering (qa), text_classification, embedding; case, `-`, `_` and spaces don't
-        matter. `batch_size`: most sequences in one engine run, None for as many as fit a fixed memory.
-        `engine_type`: sparrow or onnxruntime. `options` are the task's own.
+        matter. `num_streams` calls run side by side, each on its share of the `num_cores`. `batch_size`: most
+        sequences in one engine run, None for as many as fit a fixed memory. `engine_type`: sparrow or
+        onnxruntime. `options` are the task's own.
 
         Raises PipelineError for an unknown task, engine or option and for missing files, ModelError for a
         model file that the engine can't run.
         """
         kind, folder, checked = _found(task, model_path, options)
-        backend = open_backend(folder.model, engine_type, num_cores)
+        backend = open_backend(folder.model, engine_type, num_cores, num_streams)
         try:
             return kind(folder, backend, batch_size, checked, engine_type)
         except BaseException:

@@ -30,7 +30,7 @@ class Service:
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self.endpoints = {
-            name: Endpoint(name, endpoint, settings.num_cores)
+            name: Endpoint(name, endpoint, settings.num_cores, settings.num_workers)
             for name, endpoint in zip(settings.names(), settings.endpoints, strict=True)
         }
         self.workers = Workers(settings.workers(), settings.queue_limit)

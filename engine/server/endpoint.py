@@ -25,10 +25,12 @@ _log = logging.getLogger("sparrow.server")
 class Endpoint:
     """A model under a name: loading, then ready or failed. Raises PipelineError for a wrong task or folder."""
 
-    def __init__(self, name: str, settings: EndpointSettings, num_cores: int | None) -> None:
+    def __init__(
+        self, name: str, settings: EndpointSettings, num_cores: int | None = None, num_streams: int | None = None
+    ) -> None:
         self.name, self.settings = name, settings
         self.kind = find_task(settings.task)
-        self._options = settings.options(num_cores)
+        self._options = settings.options(num_cores, num_streams)
         Pipeline.check(settings.task, settings.model, **self._options)
         self.state: State = "loading"
         self.problem: str | None = None

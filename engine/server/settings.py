@@ -44,7 +44,7 @@ class _Closed(BaseModel):
 
 
 class EndpointSettings(_Closed):
-    """One model behind its own address. `kwargs` are the pipeline's options, `engine_type` and `num_cores`.
+    """One model behind its own address. `kwargs` are the options of the pipeline and of the engine beneath it.
 
     `bucketing.sequence_lengths` gives the longest sequence; one engine runs every length up to it.
     `logging_config`, `data_logging` and `middlewares` are read and have no effect.
@@ -78,11 +78,12 @@ class EndpointSettings(_Closed):
             raise ValueError(f"route {self.route} is one of the server's own")
         return self
 
-    def options(self, num_cores: int | None) -> dict[str, Any]:
+    def options(self, num_cores: int | None, num_streams: int | None) -> dict[str, Any]:
         """Return the keyword arguments of Pipeline.create."""
         lengths = (self.bucketing or {}).get("sequence_lengths")
         bucketed = {"sequence_length": max(lengths)} if lengths else {}
-        return {"num_cores": num_cores, "batch_size": self.batch_size, **bucketed, **self.kwargs}
+        cores = {"num_cores": num_cores, "num_streams": num_streams}
+        return {**cores, "batch_size": self.batch_size, **bucketed, **self.kwargs}
 
     def unused(self) -> list[str]:
         """Return the keys that are set and have no effect."""
@@ -92,8 +93,10 @@ class EndpointSettings(_Closed):
 class ServerSettings(_Closed):
     """A server: where it listens, what it serves, and its limits. Sizes in bytes, times in seconds.
 
-    `num_workers` threads answer requests (default: half of the cores, at least two), each engine run using
-    `num_cores` (default: all). `queue_limit` requests more may wait; beyond that a request gets 503.
+    `num_workers` threads answer requests, and as many engine runs go on side by side, each on its share of the
+    `num_cores` (default: all). Without it, half as many threads as there are cores answer, at least two, and runs
+    take turns on all cores: the lowest latency, where several streams give the highest throughput.
+    `queue_limit` requests more may wait; beyond that a request gets 503.
     `drain_delay_s`: after SIGTERM, how long requests are still accepted while readiness says no.
     `integration`, `engine_thread_pinning`, `pytorch_num_threads`, `loggers`, `system_logging` are read and
     have no effect.

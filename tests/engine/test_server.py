@@ -342,6 +342,17 @@ def test_row_103_while_loading_a_request_is_told_to_come_again(folder: Path) -> 
 # load and shutdown
 
 
+def test_workers_are_the_streams_of_the_engine(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    limits = {"num_cores": 1, "num_workers": 2}
+    settings = ServerSettings.checked({"endpoints": [endpoint(folder)], **limits}, "test")
+    service = create_app(settings).state.service
+    for served in service.endpoints.values():
+        served.load()
+    assert service.ready
+    service.close()
+    assert "num_streams is 2, but there are 1 cores" in caplog.text
+
+
 def test_row_104_full_queue_and_deadline(folder: Path, tmp_path: Path) -> None:
     limits = {"num_workers": 1, "queue_limit": 0, "request_timeout_s": 0.1}
     with running(tmp_path, [endpoint(folder, kwargs=SHORT_WINDOWS)], **limits) as server:
@@ -515,7 +526,9 @@ endpoints:
     )
     assert config.names() == ["question_answering", "second", "text_classification"]
     assert (config.port, config.host, config.workers()) == (9000, "127.0.0.1", 3)
-    assert config.endpoints[0].options(2) == {"num_cores": 2, "batch_size": 1, "sequence_length": 128, "doc_stride": 64}
+    cores = {"num_cores": 2, "num_streams": 3}
+    given = {"batch_size": 1, "sequence_length": 128, "doc_stride": 64}
+    assert config.endpoints[0].options(2, 3) == {**cores, **given}
     assert config.unused() == ["engine_thread_pinning", "loggers"]
 
 
@@ -531,7 +544,7 @@ models:
         )
     )
     assert (config.names(), config.num_workers) == (["squad"], 2)
-    assert config.endpoints[0].options(None)["engine_type"] == "onnxruntime"
+    assert config.endpoints[0].options(None, None)["engine_type"] == "onnxruntime"
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,22 @@ from typing import Annotated, Any
 
 import typer
 
-from zoo.terminal import Output, counting_bar
+from zoo.terminal import Output, counting_bar, waiting
 
 app = typer.Typer()
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="a zoo: stub, a folder or an .onnx file")]
+
+_LOADING = "loading the model; the first time it is compiled, then its plan is kept"
+
+
+def _compile_first(model: str) -> None:
+    """Leaves only a plan to be opened for what follows, and is being measured."""
+    import engine
+    from engine.pipelines.model_folder import find_model_folder
+
+    with waiting(_LOADING):
+        engine.compile(find_model_folder(model).model, 1).close()
 
 
 @app.command()
@@ -29,7 +40,9 @@ def run(
     import engine
 
     text = Path(context[1:]).read_text("utf-8") if context.startswith("@") else context
-    with engine.Pipeline.create("question_answering", model, num_cores=num_cores) as pipeline:
+    with waiting(_LOADING):
+        pipeline = engine.Pipeline.create("question_answering", model, num_cores=num_cores)
+    with pipeline:
         answer = pipeline(question=question, context=text)
     Output.emit(
         answer.model_dump(), f"{answer.answer}   (score {answer.score:.3f}, characters {answer.start}-{answer.end})"
@@ -56,13 +69,14 @@ def evaluate(
     examples = read_squad(dataset)[:limit]
     result: dict[str, Any] = {"model": model, "questions": len(examples), "engines": {}}
     with ExitStack() as opened:
-        pipelines = {
-            name: opened.enter_context(
-                Pipeline.create("question_answering", model, num_cores=num_cores, batch_size=16, engine_type=name)
-            )
-            for name in (engine_type, compare)
-            if name is not None
-        }
+        with waiting(_LOADING):
+            pipelines = {
+                name: opened.enter_context(
+                    Pipeline.create("question_answering", model, num_cores=num_cores, batch_size=16, engine_type=name)
+                )
+                for name in (engine_type, compare)
+                if name is not None
+            }
         for name, pipeline in pipelines.items():
             with counting_bar(f"questions, {name}") as progress:
                 result["engines"][name] = evaluate_squad(pipeline, examples, progress=progress)
@@ -111,6 +125,8 @@ def benchmark(
         raise typer.Exit(run_kernels(quick=quick, isa=isa, num_cores=num_cores, quiet=quiet))
     if thread_pinning not in (None, "none", "core", "numa"):
         raise typer.BadParameter(f"--thread_pinning is {thread_pinning!r}; none, core and numa are possible")
+    if engine_type not in ("onnxruntime", "ort"):
+        _compile_first(model)
     run_benchmark(
         model,
         input_shapes=input_shapes,
@@ -146,6 +162,7 @@ def explain(
     from engine.bench.explain import explain as measure
     from engine.bench.tables import explanation_text
 
+    _compile_first(model)
     found = measure(model, batch_size=batch_size, sequence_length=sequence_length, num_cores=num_cores, runs=runs)
     Output.emit(found, explanation_text(found))
 

@@ -6,9 +6,10 @@ import dataclasses
 import json
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from zoo.progress import ZooWarning
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from zoo.progress import Progress, ProgressEvent
 
 EXIT_PIPE = 141
+PATIENCE_S = 2.0
 
 
 class Output:
@@ -114,6 +116,29 @@ def transfer_bars() -> Iterator[Progress]:
             bars.update(current, description=name, completed=event.done_bytes, total=event.total_bytes)
 
         yield report
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """A spinner on standard error once the block has taken two seconds; nothing where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    spinner = ExitStack()
+
+    def show() -> None:
+        from rich.console import Console
+
+        spinner.enter_context(Console(stderr=True).status(what))
+
+    timer = threading.Timer(PATIENCE_S, show)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        spinner.close()
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def explain(
         noise = Noise.start()
         times_ns = np.array([model.profile(inputs) for _ in range(runs)], np.float64)
         others, peaks = noise.others_share(), model.peaks()
-        reports = _reports(model, np.median(times_ns, axis=0), batch_size, sequence_length, peaks)
+        reports = step_reports(model, np.median(times_ns, axis=0), batch_size, sequence_length, peaks)
         return Explanation(
             model_path=str(folder.model),
             isa=model.isa,
@@ -115,9 +115,10 @@ def explain(
         )
 
 
-def _reports(
+def step_reports(
     model: CompiledModel, times_ns: np.ndarray, batch: int, sequence: int, peaks: Peaks
 ) -> tuple[StepReport, ...]:
+    """What each step of the model reaches, given the nanoseconds that it takes."""
     whole = max(float(times_ns.sum()), 1.0)
     return tuple(
         _report(step, float(taken), float(taken) / whole, batch, sequence, peaks)

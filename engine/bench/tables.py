@@ -10,7 +10,7 @@ from rich.table import Table
 from engine.bench.benchmark import BenchmarkResult
 from engine.bench.compare import Comparison
 from engine.bench.explain import Explanation
-from engine.bench.kernels import KernelReport
+from engine.bench.kernels import KernelReport, KernelRow, StepRow
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], width: int = 150) -> str:
@@ -123,7 +123,7 @@ def comparison_text(found: Comparison) -> str:
 
 
 def kernels_text(found: KernelReport) -> str:
-    """One row a layer, with what the dispatcher takes marked."""
+    """One row a layer and one for each other kernel, with what the dispatcher takes marked."""
     rows = [
         (
             row.kind,
@@ -131,13 +131,32 @@ def kernels_text(found: KernelReport) -> str:
             f"{row.k} to {row.n}",
             str(row.tokens),
             f"{row.sparsity:.0%}",
-            *(f"{us:.0f}" if us is not None else "" for us in (row.dense_us, row.sparse_us)),
+            f"{row.dense_us:.0f}",
+            f"{row.sparse_us:.0f}",
             _percent(row.peak_share),
             row.taken,
-            "" if row.is_fastest else f"SLOWER by {row.loss:.0%}",
+            _slower(row),
         )
         for row in found.rows
     ]
     columns = ("type", "isa", "layer", "-tokens", "-sparsity", "-dense us", "-sparse us", "-of peak", "taken", "")
-    notes = [f"{line}" for line in found.summary]
-    return "\n".join([_table(columns, rows), "", *notes])
+    isas = list(found.peaks)
+    others = [
+        (
+            row.kernel,
+            row.shape,
+            str(row.tokens),
+            *(f"{row.us[isa]:.1f}" for isa in isas),
+            _percent(row.roofline),
+            row.taken,
+            _slower(row),
+        )
+        for row in found.steps
+    ]
+    times = [f"-{isa} us" for isa in isas]
+    other_columns = ("kernel", "shape", "-tokens", *times, "-of limit", "taken", "")
+    return "\n".join([_table(columns, rows), "", _table(other_columns, others), "", *found.summary])
+
+
+def _slower(row: KernelRow | StepRow) -> str:
+    return "" if row.is_fastest else f"SLOWER by {row.loss:.0%}"

@@ -16,11 +16,12 @@ from engine import cost_model, plan
 from engine.bench import benchmark, benchmark_kernels, compare, explain
 from engine.bench.command import parse_shapes
 from engine.bench.compare import agreement, peer
-from engine.bench.kernels import KernelReport, KernelRow
+from engine.bench.kernels import TOLERANCE, KernelReport, KernelRow, StepRow
 from engine.bench.tables import comparison_text, explanation_text, kernels_text
 from engine.errors import PipelineError
+from engine.library import usable_isas
 from engine.program import LinearU8
-from engine.runtime import CompiledModel, usable_isas
+from engine.runtime import CompiledModel, Peaks
 from tests.engine.models import Bert
 from tests.engine.programs import Builder, sparsify
 from tests.engine.tiny_models import question_answering_model
@@ -162,16 +163,34 @@ def test_kernels_are_measured_both_ways() -> None:
     for row in found.rows:
         chosen = row.dense_us if row.taken == "dense" else row.sparse_us
         assert row.loss == pytest.approx(chosen / min(row.dense_us, row.sparse_us) - 1)
-        assert row.is_fastest == (row.loss <= 0.05)
+        assert row.is_fastest == (row.loss <= TOLERANCE)
     assert set(found.break_even) == {"s8"}
+    measured = {row.kernel for row in found.steps}
+    assert measured >= {
+        "attention_u8",
+        "attention_f32",
+        "layernorm",
+        "quantize",
+        "dequantize",
+        "activate",
+        "add",
+        "embed",
+    }
+    assert all(row.us[isa] > 0 and row.taken == isa for row in found.steps)
+    assert all(0 < row.roofline <= 1 for row in found.steps if row.kernel.startswith("attention"))
     assert "768 to 768" in kernels_text(found)
 
 
 def test_a_slower_choice_makes_the_report_unsound() -> None:
     row = KernelRow("s8", "scalar", 8, 8, 16, 0.5, 10.0, 20.0, 0.5, "sparse", 1.0, False)
-    report = KernelReport((row,), {}, {})
+    report = KernelReport((row,), (), {}, {})
     assert not report.is_sound
     assert "SLOWER by 100%" in kernels_text(report)
+    peaks = {isa: Peaks(1e9, 1e9, 1e9) for isa in ("avx2", "scalar")}
+    step = StepRow("layernorm", "768", 128, {"avx2": 30.0, "scalar": 20.0}, 0.5, "avx2", 0.5, False)
+    report = KernelReport((), (step,), peaks, {})
+    assert not report.is_sound
+    assert "SLOWER by 50%" in kernels_text(report)
 
 
 def test_the_cost_model_knows_dense_from_sparse_and_keeps_a_choice_that_was_made() -> None:

@@ -6,18 +6,12 @@ package loads none of them.
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from registry.settings import Settings
 
-try:
-    __version__ = version("sparrow-zoo")
-except PackageNotFoundError:  # a checkout that was never installed
-    __version__ = "0.1.0"
-
-__all__ = ["__version__", "serve"]
+__all__ = ["serve"]
 
 
 def serve(settings: Settings) -> None:

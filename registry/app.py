@@ -9,7 +9,6 @@ from datetime import timedelta
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from registry import __version__
 from registry.auth import Gate
 from registry.benchmarks import Benchmarks
 from registry.blobs import Blobs
@@ -17,6 +16,7 @@ from registry.db import Database
 from registry.guard import Guard
 from registry.migrate import upgrade
 from registry.overview import Overviews
+from registry.release import RELEASE
 from registry.routes import (
     archives,
     benchmarks,
@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Sparrow registry",
         summary="Stores sparse models and recipes under zoo: stubs",
-        version=__version__,
+        version=RELEASE,
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,

@@ -42,7 +42,7 @@ _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Models that can be fetche
 
 @dataclass(frozen=True)
 class Ref:
-    """What a registry answered last: the version behind a name and pin, at `resolved_at` (seconds since 1970)."""
+    """What a registry answered last: the version behind a name and pin."""
 
     name: str
     alias: str | None
@@ -50,7 +50,6 @@ class Ref:
     digest: str
     tags: tuple[str, ...]
     created_at: str
-    resolved_at: float
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
@@ -142,7 +141,8 @@ class Cache:
         """The manifests that are kept: all, or those that name one of the digests."""
         texts = None if naming is None else [digest.encode() for digest in naming]
         for path in sorted((self.root / "manifests").glob("*.json")):
-            if texts is not None and not _mentions(path, texts):
+            data = _bytes_of(path) if texts else b""
+            if texts is not None and not any(text in data for text in texts):
                 continue
             manifest = self.read_manifest(f"sha256:{path.stem}")
             if manifest is not None:
@@ -158,11 +158,12 @@ class Cache:
     def write_refs(self, endpoint: str, view: VersionView, asked: Stub) -> None:
         """Notes an answer under the version's name and alias, its number and its tags, and what was asked."""
         fields = view.model_dump(include={"name", "alias", "version", "digest", "tags", "created_at"})
-        data = json.dumps({**fields, "resolved_at": time.time()}).encode()
+        data = json.dumps(fields).encode()
         names = {asked.full_name, *(Stub.parse(text).full_name for text in (view.name, view.alias) if text)}
         pins = {f"v{view.version}", view.digest, asked.pin or "latest", *view.tags}
         for path in (self._ref_path(endpoint, name, pin) for name in names for pin in pins):
-            self._write(path, data)
+            if _bytes_of(path) != data:
+                self._write(path, data)
 
     def refs(self) -> Iterator[tuple[Path, Ref]]:
         """All refs, of every registry."""
@@ -302,12 +303,11 @@ def read_index(folder: Path) -> dict[str, Any]:
     return _read_json(index_path(folder))
 
 
-def _mentions(path: Path, texts: Iterable[bytes]) -> bool:
+def _bytes_of(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError:
-        return False
-    return any(text in data for text in texts)
+        return b""
 
 
 def _check_rights(root: Path) -> None:

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from zoo.progress import ZooWarning
@@ -103,7 +104,17 @@ def _bars(*columns: Any) -> Iterator[Bars]:
 
 @contextmanager
 def transfer_bars() -> Iterator[Progress]:
-    """A bar for all bytes of a call and one for the file under way; yields the callback that the library takes."""
+    """A bar for all bytes of a call and one for the file under way; yields the callback that the library takes.
+
+    They are drawn, and what draws them is loaded, from the first step on: often there is nothing to transfer.
+    """
+    with ExitStack() as drawn:
+        bars = cache(lambda: drawn.enter_context(_drawn_transfer()))
+        yield lambda event: bars()(event)
+
+
+@contextmanager
+def _drawn_transfer() -> Iterator[Progress]:
     from rich.progress import DownloadColumn, TransferSpeedColumn
 
     with _bars(DownloadColumn(), TransferSpeedColumn()) as bars:

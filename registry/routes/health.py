@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from registry import __version__
+from registry.release import RELEASE
 from registry.routes.depends import GateDep, RegistryDep
 from registry.schemas import Health, WhoAmI
 
@@ -15,7 +15,7 @@ router = APIRouter(tags=["registry"])
 def health(registry: RegistryDep) -> Health:
     """Answers once the database does."""
     registry.count_models(limit=1)
-    return Health(status="ok", version=__version__)
+    return Health(status="ok", version=RELEASE)
 
 
 @router.get("/whoami")

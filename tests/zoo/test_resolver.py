@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -153,6 +155,27 @@ def test_cached_digest_pin_makes_no_request(settings: Settings, proxy: FaultServ
     assert zoo.pull(f"{LONG}@{digest}", "deployment", settings=settings) == first
     assert zoo.pull(f"{SHORT}@{digest}", "deployment", settings=settings) == first
     assert proxy.requests == []
+
+
+@pytest.mark.usefixtures("published")
+def test_a_cached_digest_pin_loads_no_client_and_no_bars(settings: Settings) -> None:
+    digest = zoo.resolve(LONG, settings=settings).digest
+    zoo.pull(LONG, settings=settings)
+    program = (
+        "import atexit, sys, cli\n"
+        "atexit.register(lambda: print(sorted({'httpx', 'rich', 'numpy'} & set(sys.modules))))\n"
+        f"cli.main(['pull', '{LONG}@{digest}'])"
+    )
+    environment = {**os.environ, "ZOO_HOME": str(settings.home), "ZOO_CACHE": str(settings.cache)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [str(zoo.pull(LONG, settings=settings)), "[]"]
+
+
+def test_an_answer_that_is_known_is_not_written_again(settings: Settings, published: Path) -> None:
+    zoo.pull(LONG, settings=settings)
+    before = {path: path.stat().st_ino for part in ("refs", "manifests") for path in (settings.cache / part).rglob("*")}
+    zoo.pull(LONG, settings=settings)
+    assert {path: path.stat().st_ino for path in before} == before
 
 
 @pytest.mark.usefixtures("published")

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from registry import blob_queries, bundle, migrate, queries, static
+from registry import blob_queries, bundle, exchange, migrate, queries, static
 from registry import scopes as scopes_of_models
 from registry.audit import OPERATOR, entries, note
 from registry.auth import hash_token, new_token
@@ -22,11 +22,13 @@ from registry.bundle import BundleReport
 from registry.caller import MAX_GRANTS, Grant, parse_scope
 from registry.db import Database
 from registry.errors import InvalidRequestError, TakenError, UnknownBlobError, UnknownError
+from registry.exchange import ExchangeReport
 from registry.service import Registry
 from registry.settings import Settings
 from registry.static import StaticReport
 from registry.storage import BlobStore, open_store
 from registry.tables import Token
+from registry.tar import Counting
 from zoo.stub import PREFIX
 
 GRACE = timedelta(days=1)
@@ -164,6 +166,20 @@ def restore(settings: Settings, path: Path) -> BundleReport:
     """Fills a new, empty registry from a backup."""
     with _open(settings) as (database, store):
         return bundle.restore(database, Blobs(database, store), path)
+
+
+def export_bundle(
+    settings: Settings, path: Path, stubs: Sequence[str] = (), counting: Counting = lambda _done, _all: None
+) -> ExchangeReport:
+    """Writes versions into one file that another registry imports; see `registry.exchange`."""
+    with _open(settings) as (database, store):
+        return exchange.export_bundle(Registry(database, Blobs(database, store)), path, stubs, counting)
+
+
+def import_bundle(settings: Settings, path: Path, counting: Counting = lambda _done, _all: None) -> ExchangeReport:
+    """Takes in the versions of a bundle, beside what is here; a registry may be serving meanwhile."""
+    with _open(settings) as (database, store):
+        return exchange.import_bundle(Registry(database, Blobs(database, store)), path, counting)
 
 
 def export_static(settings: Settings, folder: Path) -> StaticReport:

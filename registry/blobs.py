@@ -11,7 +11,9 @@ import hashlib
 import logging
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import IO
 
 from sqlalchemy.orm import Session
 
@@ -30,7 +32,7 @@ from registry.errors import (
     UploadMovedError,
 )
 from registry.schemas import UploadView
-from registry.storage import BlobStore, IncomingFile
+from registry.storage import BLOCK_BYTES, BlobStore, IncomingFile
 from registry.tables import Upload
 from zoo.manifest import check_digest
 
@@ -94,6 +96,18 @@ class Blobs:
             raise _damaged(digest, f"has {seen} bytes with another digest")
         if held:
             yield held
+
+    @contextmanager
+    def received(self, stream: IO[bytes], digest: str) -> Iterator[IncomingFile]:
+        """A stream's bytes as a file that has the digest, and that the block may keep; raises `InvalidDigestError`."""
+        file = self.store.receive()
+        try:
+            while block := stream.read(BLOCK_BYTES):
+                file.write(block)
+            file.verify(parse_digest(digest))
+            yield file
+        finally:
+            file.discard()
 
     def keep(self, file: IncomingFile, digest: str, caller: Caller = ANYONE) -> bool:
         """Verifies a file and makes it a blob; True if the blob is new to the caller. Raises `InvalidDigestError`."""

@@ -32,7 +32,7 @@ _REPORT = TypeAdapter(list[CheckView])
 ReadBlob = Callable[[str, int, int], bytes]
 
 
-def check_version(manifest: Manifest, read: ReadBlob, samples: SamplesIn | None) -> list[CheckView]:
+def check_version(manifest: Manifest, read: ReadBlob, samples: SamplesIn | CheckView | None) -> list[CheckView]:
     """Checks a version whose blobs are all here; `read(digest, start, stop)` gives any part of one.
 
     Raises `CheckError` for everything that is wrong with it, at once.
@@ -114,7 +114,7 @@ def _recipes(manifest: Manifest, read: ReadBlob) -> Iterator[CheckView]:
             yield _finding("recipe", entry.path, None, f"{len(recipe.modifiers)} modifiers")
 
 
-def _samples(manifest: Manifest, said: SamplesIn | None) -> Iterator[CheckView]:
+def _samples(manifest: Manifest, said: SamplesIn | CheckView | None) -> Iterator[CheckView]:
     inputs = manifest.with_role(Role.SAMPLE_INPUTS)
     if not (inputs and manifest.with_role(Role.SAMPLE_OUTPUTS) and manifest.with_role(Role.DEPLOYMENT)):
         return

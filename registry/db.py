@@ -47,6 +47,14 @@ class Database:
         except (DBAPIError, PoolTimeoutError) as error:
             raise _unavailable(error) from error
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """A session whose reads all see one moment."""
+        with self.read() as session:
+            if not self.is_sqlite:
+                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            yield session
+
     def write(self, work: Callable[[Session], T]) -> T:
         """Runs `work` in a transaction and commits it.
 

@@ -193,10 +193,10 @@ class VersionSummary(BaseModel):
 class CheckView(BaseModel):
     """What the gate found of a file before the version became visible, and who looked."""
 
-    check: str
-    path: str
+    check: Annotated[str, Field(max_length=32)]
+    path: Annotated[str, Field(max_length=1_024)]
     state: Literal["passed", "failed", "skipped", "unchecked"]
-    detail: str
+    detail: Annotated[str, Field(max_length=2_000)]
     by: Literal["registry", "publisher"] = "registry"
 
 

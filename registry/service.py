@@ -66,7 +66,7 @@ class Registry:
         """
         manifest = parse_manifest(wanted.manifest)
         check_may_write(caller, manifest.full_name)
-        _check_alias(caller, manifest)
+        check_alias(caller, manifest)
         tags = [parse_tag(tag) for tag in dict.fromkeys(wanted.tags)]
         report = self._checked(manifest, wanted.samples, caller)
 
@@ -74,8 +74,8 @@ class Registry:
             version = queries.version_by_digest(session, manifest.digest())
             is_new = version is None
             if version is None:
-                self._check_blobs(session, manifest, caller)
-                version = _add_version(session, manifest, wanted.version, caller)
+                self.check_blobs(session, manifest, caller)
+                version = add_version(session, manifest, wanted.version, caller)
                 version.check_report = report
             check_not_deleted(version)
             if wanted.version not in (None, version.number):
@@ -93,10 +93,11 @@ class Registry:
         with self.database.read() as session:
             if queries.version_by_digest(session, manifest.digest()):
                 return None
-            self._check_blobs(session, manifest, caller)
+            self.check_blobs(session, manifest, caller)
         return write_report(check_version(manifest, self.blobs.span, samples))
 
-    def _check_blobs(self, session: Session, manifest: Manifest, caller: Caller) -> None:
+    def check_blobs(self, session: Session, manifest: Manifest, caller: Caller) -> None:
+        """Raises `MissingBlobsError` or `InvalidSizeError` unless each blob is here, and there for the caller."""
         digests = list(dict.fromkeys(entry.sha256 for entry in manifest.files))
         sizes = blob_queries.blob_sizes(session, blob_queries.readable(session, digests, caller))
         missing = [digest for digest in digests if self.store.size(digest) != sizes.get(digest, -1)]
@@ -257,7 +258,8 @@ def check_may_write(caller: Caller, full_name: str) -> None:
         raise ForbiddenError(f"the token may not write to {PREFIX}{full_name}; its scopes: {own}")
 
 
-def _check_alias(caller: Caller, manifest: Manifest) -> None:
+def check_alias(caller: Caller, manifest: Manifest) -> None:
+    """Raises `ForbiddenError` or `InvalidManifestError` for an alias that the caller may not give this model."""
     if manifest.alias is None:
         return
     alias = manifest.alias.removeprefix(PREFIX)
@@ -292,7 +294,8 @@ def _taken(name: str, holder: Model, caller: Caller) -> AliasTakenError:
     return AliasTakenError(f"the name {name} belongs to {owner} already; choose another", holder=owner)
 
 
-def _add_version(session: Session, manifest: Manifest, number: int | None, caller: Caller) -> Version:
+def add_version(session: Session, manifest: Manifest, number: int | None, caller: Caller) -> Version:
+    """A new version, with its files, lineage and listing; raises `VersionExistsError`, `AliasTakenError`."""
     model = _claim(session, manifest, caller)
     newest = queries.newest_number(session, model.id)
     if number is not None and queries.version_by_number(session, model.id, number):

@@ -107,20 +107,3 @@ def restore_registry(
 
     report = admin.restore(settings_of(folder, database_url), file)
     Output.emit(report, f"{report.rows} rows, {report.blobs} files, {size_text(report.size_bytes)}")
-
-
-@app.command("export")
-def export_registry(
-    static: Annotated[Path, typer.Option(metavar="DIR", help="the folder that a web server will serve")],
-    folder: FolderOption = None,
-    database_url: DatabaseOption = None,
-) -> None:
-    """Write every public model into a folder; any web server makes a read-only registry of it.
-
-    Example: zoo registry export --static site && python -m http.server --directory site 8000,
-    then ZOO_ENDPOINT=http://127.0.0.1:8000 zoo pull zoo:NAME
-    """
-    from registry import admin
-
-    report = admin.export_static(settings_of(folder, database_url), static)
-    Output.emit(report, f"{report.models} models, {report.versions} versions, {size_text(report.size_bytes)}")

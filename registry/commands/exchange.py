@@ -1,0 +1,64 @@
+"""`zoo registry export`, `import`: models from one registry to another, or to a web server, by files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from registry.commands.options import DatabaseOption, FolderOption, settings_of
+from zoo.terminal import Output, counting_bar, size_text
+
+app = typer.Typer()
+
+
+@app.command("export")
+def export_registry(
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="the bundle to write, such as models.tar")] = None,
+    stubs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[STUB]...", help="all versions of a model, or one: @v3; all by default"),
+    ] = None,
+    static: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="a folder that a web server will serve, instead of a bundle")
+    ] = None,
+    folder: FolderOption = None,
+    database_url: DatabaseOption = None,
+) -> None:
+    """Write models into one file for another registry to import; or all public ones as a folder of plain files.
+
+    Example: zoo registry export models.tar zoo:minilm-l6-animals-base zoo:@acme/bert@v3 --folder /srv/zoo
+    Example: zoo registry export --static site && python -m http.server --directory site 8000,
+    then ZOO_ENDPOINT=http://127.0.0.1:8000 zoo pull zoo:NAME
+    """
+    from registry import admin
+
+    settings = settings_of(folder, database_url)
+    if (static is None) == (file is None):
+        raise typer.BadParameter("give either FILE or --static DIR")
+    if static is not None:
+        plain = admin.export_static(settings, static)
+        Output.emit(plain, f"{plain.models} models, {plain.versions} versions, {size_text(plain.size_bytes)}")
+        return
+    assert file is not None  # noqa: S101  # one of the two is there
+    with counting_bar("files") as counting:
+        report = admin.export_bundle(settings, file, stubs or (), counting)
+    Output.emit(report, f"{report.versions} versions, {report.blobs} files, {size_text(report.size_bytes)}")
+
+
+@app.command("import")
+def import_registry(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="a bundle that export wrote")],
+    folder: FolderOption = None,
+    database_url: DatabaseOption = None,
+) -> None:
+    """Take in every version of a bundle, or none; what is here already stays, and it may be serving meanwhile.
+
+    Example: zoo registry import models.tar --folder /srv/zoo
+    """
+    from registry import admin
+
+    with counting_bar("files") as counting:
+        report = admin.import_bundle(settings_of(folder, database_url), file, counting)
+    Output.emit(report, f"{report.versions} versions, of which {report.added} are new; {size_text(report.size_bytes)}")

@@ -1,0 +1,139 @@
+"""Versions from one registry to another where no network leads: a bundle of some or all of them, in one file.
+
+    bundle.json       how many versions and blobs
+    blobs/HEX         each blob, verified on its way out and in
+    versions.jsonl    one version a line, as `GET /resolve` tells of it; last, after all that it needs
+
+The other registry may have models of its own. What is there already is left as it is, so that importing a bundle
+again changes nothing; either every version of a bundle comes in, or none.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.adopt import Adopted, VersionRecord, adopt, check_record
+from registry.audit import OPERATOR
+from registry.errors import BundleError, UnknownModelError
+from registry.service import Registry, parse_stub
+from registry.tables import Model, Version
+from registry.tar import Counting, add_blobs, add_file, digest_of_entry, reading, writing
+from zoo.stub import PREFIX
+
+FORMAT = 1
+_HEAD = {"model_bundle": int, "versions": int, "blobs": int}
+_VERSIONS = "versions.jsonl"
+_MAX_LINE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class ExchangeReport:
+    """What went into a bundle, or came out of one; `added` counts versions that weren't here, `changed` yanked ones."""
+
+    versions: int
+    blobs: int
+    size_bytes: int
+    added: int = 0
+    changed: int = 0
+
+
+def export_bundle(
+    registry: Registry, path: Path, stubs: Sequence[str] = (), counting: Counting = lambda _done, _all: None
+) -> ExchangeReport:
+    """Writes versions and their blobs into one file: all, or those that the stubs name, private ones too.
+
+    A stub with a pin names one version, one without all of its model. Raises `UnknownModelError`,
+    `UnknownVersionError`, `DamagedBlobError`, or `BundleError` if the file can't be written.
+    """
+    wanted = list(dict.fromkeys(_wanted(registry, stubs)))
+    if not wanted:
+        raise UnknownModelError("this registry has no version to export")
+    with tempfile.TemporaryFile() as lines:
+        digests = dict[str, None]()
+        for stub in wanted:
+            view = registry.resolve(stub, caller=OPERATOR)
+            digests |= dict.fromkeys(file.sha256 for file in view.files)
+            lines.write(view.model_dump_json(exclude={"files"}).encode() + b"\n")
+        head = {"model_bundle": FORMAT, "versions": len(wanted), "blobs": len(digests)}
+        with writing(path, head) as tar:
+            size_bytes = add_blobs(tar, registry.blobs, digests, counting)
+            size = lines.tell()
+            lines.seek(0)
+            add_file(tar, _VERSIONS, lines, size)
+    return ExchangeReport(len(wanted), len(digests), size_bytes)
+
+
+def import_bundle(registry: Registry, path: Path, counting: Counting = lambda _done, _all: None) -> ExchangeReport:
+    """Takes in every version of a bundle, or none; what is here already stays.
+
+    Raises `BundleError` for a file that is no whole bundle, `VersionExistsError` for a version that is here with other
+    bytes, `AliasTakenError`, and `CheckError` for one that the gate refuses. Blobs that came in are swept later.
+    """
+    count, size_bytes, reports = 0, 0, list[str | None]()
+    with reading(path, _HEAD) as (head, entries):
+        if head["model_bundle"] != FORMAT:
+            raise BundleError(f"the bundle has the format {head['model_bundle']!a}, this program reads {FORMAT}")
+        for name, stream in entries:
+            digest = digest_of_entry(name)
+            if digest is not None:
+                with registry.blobs.received(stream, digest) as file:
+                    registry.blobs.keep(file, digest, OPERATOR)
+                count, size_bytes = count + 1, size_bytes + file.size_bytes
+                counting(count, head["blobs"])
+            elif name == _VERSIONS and not reports:
+                reports = [check_record(registry, record) for record in _records(stream)]
+            else:
+                raise BundleError(f"the bundle holds {name[:100]!a}, which belongs in none")
+    if (count, len(reports)) != (head["blobs"], head["versions"]):
+        raise BundleError("the bundle is cut off: it holds less than it says; nothing was imported")
+    outcomes = registry.database.write(partial(_adopt_all, registry=registry, path=path, reports=reports))
+    return ExchangeReport(len(reports), count, size_bytes, outcomes[Adopted.ADDED], outcomes[Adopted.CHANGED])
+
+
+def _adopt_all(session: Session, *, registry: Registry, path: Path, reports: list[str | None]) -> Counter[Adopted]:
+    outcomes = Counter[Adopted]()
+    with reading(path, _HEAD) as (_, entries):
+        for name, stream in entries:
+            if name == _VERSIONS:
+                for record, report in zip(_records(stream), reports, strict=True):
+                    outcomes[adopt(session, registry, record, report, tags=False)] += 1
+    return outcomes
+
+
+def _records(stream: IO[bytes]) -> Iterator[VersionRecord]:
+    while line := stream.readline(_MAX_LINE_BYTES):
+        try:
+            yield VersionRecord.model_validate(json.loads(line))
+        except (ValidationError, ValueError, RecursionError) as error:
+            first = (str(error).splitlines() or [""])[0]
+            raise BundleError(f"a version in the bundle can't be read: {first}") from None
+
+
+def _wanted(registry: Registry, stubs: Sequence[str]) -> Iterator[str]:
+    """The stubs of single versions, a model's oldest first."""
+    if not stubs:
+        with registry.database.read() as session:
+            rows = session.execute(
+                select(Model.full_name, Version.number)
+                .join(Version, Version.model_id == Model.id)
+                .where(Version.deleted_at.is_(None))
+                .order_by(Version.id)
+            ).all()
+        yield from (f"{PREFIX}{name}@v{number}" for name, number in rows)
+    for text in stubs:
+        if parse_stub(text).pin is None:
+            yield from (f"{v.name}@v{v.version}" for v in reversed(registry.versions(text, OPERATOR)))
+        else:
+            view = registry.resolve(text, caller=OPERATOR)
+            yield f"{view.name}@v{view.version}"

@@ -18,11 +18,12 @@ import typer
 
 from engine.commands import app as engine_app
 from registry.commands import app as registry_app
+from registry.commands.options import DatabaseOption, FolderOption, settings_of
 from zoo.commands import app as zoo_app
 from zoo.commands.arguments import StubArgument
 from zoo.commands.cache import app as cache_app
 from zoo.commands.training import export
-from zoo.terminal import Output, show_warnings_plainly, transfer_bars
+from zoo.terminal import Output, show_warnings_plainly, size_text, transfer_bars
 
 EXIT_UNSUPPORTED = 7
 EXIT_INTERRUPTED = 130
@@ -45,6 +46,32 @@ def _options(
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
 ) -> None:
     Output.as_json, Output.debug = as_json, debug
+
+
+@registry_app.command("mirror")
+def mirror_registry(
+    url: Annotated[str, typer.Argument(metavar="URL", help="the other registry, such as https://models.example")],
+    name: Annotated[list[str] | None, typer.Option(metavar="PREFIX", help="only such names; may be repeated")] = None,
+    folder: FolderOption = None,
+    database_url: DatabaseOption = None,
+) -> None:
+    """Copy what is missing from another registry into this one; run again, it goes on and follows yanks and tags.
+
+    ZOO_TOKEN or the token kept for URL opens private models. Exit code 1 if versions had to be left out.
+    Example: zoo registry mirror https://models.example --name nlp/ --name @acme/ --folder /srv/zoo
+    """
+    from registry import admin
+    from zoo.remote import RemoteRegistry
+
+    settings = settings_of(folder, database_url)
+    with transfer_bars() as progress, RemoteRegistry(url, settings.storage / "mirror", progress) as source:
+        report = admin.mirror(settings, source, name or ())
+    for stub, reason in report.refused.items():
+        typer.echo(f"left out: {stub}: {reason}", err=True)
+    told = f"{report.added} new, {report.changed} changed, {report.known} known; {size_text(report.size_bytes)}"
+    Output.emit(report, told)
+    if report.refused:
+        raise typer.Exit(1)
 
 
 @cache_app.command("ls")

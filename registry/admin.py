@@ -23,6 +23,8 @@ from registry.caller import MAX_GRANTS, Grant, parse_scope
 from registry.db import Database
 from registry.errors import InvalidRequestError, TakenError, UnknownBlobError, UnknownError
 from registry.exchange import ExchangeReport
+from registry.mirror import MirrorReport, Source
+from registry.mirror import mirror as copy_versions
 from registry.service import Registry
 from registry.settings import Settings
 from registry.static import StaticReport
@@ -180,6 +182,12 @@ def import_bundle(settings: Settings, path: Path, counting: Counting = lambda _d
     """Takes in the versions of a bundle, beside what is here; a registry may be serving meanwhile."""
     with _open(settings) as (database, store):
         return exchange.import_bundle(Registry(database, Blobs(database, store)), path, counting)
+
+
+def mirror(settings: Settings, source: Source, prefixes: Sequence[str] = ()) -> MirrorReport:
+    """Copies what is missing from another registry; see `registry.mirror`. A registry may be serving meanwhile."""
+    with _open(settings) as (database, store):
+        return copy_versions(Registry(database, Blobs(database, store)), source, prefixes)
 
 
 def export_static(settings: Settings, folder: Path) -> StaticReport:

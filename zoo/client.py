@@ -25,9 +25,9 @@ class RegistryClient:
     Raises `NotFoundError`, `AccessError`, `ConflictError`, `UnavailableError`, `IntegrityError`, `ManifestError`.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, public_hops: bool = False) -> None:
         self.endpoint = settings.endpoint
-        self._connection = Connection(settings)
+        self._connection = Connection(settings, public_hops=public_hops)
         self.blobs = Blobs(self._connection)
 
     def __enter__(self) -> Self:

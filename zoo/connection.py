@@ -19,6 +19,7 @@ from weakref import WeakSet
 
 import httpx
 
+from zoo.addresses import is_public
 from zoo.answer import read_document
 from zoo.errors import UnavailableError, ZooError
 from zoo.problems import error_of
@@ -37,10 +38,12 @@ _CREDENTIALS = ("authorization", "cookie", "proxy-authorization")
 class Connection:
     """The connections of one thread to one registry.
 
+    `public_hops`: redirects to other hosts are followed to public addresses only, whatever their names resolve to.
     Raises `NotFoundError`, `AccessError`, `ConflictError`, `UnavailableError`, and what `zoo.problems` lists.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, public_hops: bool = False) -> None:
+        self._public_hops = public_hops
         self.endpoint, self.patience = settings.endpoint, settings.patience
         self._token = settings.token
         self._origin = _origin(httpx.URL(settings.endpoint))
@@ -141,10 +144,11 @@ class Connection:
         if request.method != "GET":
             raise UnavailableError(f"{shown}; writes aren't redirected: set ZOO_ENDPOINT to the registry's own address")
         headers = {k: v for k, v in request.headers.items() if k not in (*_CREDENTIALS, "host")}
-        return self._http.build_request("GET", target, headers=headers, extensions=self._extensions())
+        checked = self._public_hops and _origin(target) != self._origin
+        return self._http.build_request("GET", target, headers=headers, extensions=self._extensions(checked=checked))
 
-    def _extensions(self) -> dict[str, Any]:
-        return {"trace": self._watchdog.trace}
+    def _extensions(self, *, checked: bool = False) -> dict[str, Any]:
+        return {"trace": self._watchdog.trace_public if checked else self._watchdog.trace}
 
     def _mapped(self, error: Exception, limit_s: float) -> ZooError:
         reason = str(error) or type(error).__name__
@@ -176,6 +180,19 @@ class _Watchdog:
             opened = info["return_value"].get_extra_info("socket")
             if isinstance(opened, socket.socket):
                 self._sockets.add(opened)
+
+    def trace_public(self, event: str, info: Mapping[str, Any]) -> None:
+        """The same; closes a new connection to an address that isn't public before anything is sent."""
+        if event.endswith("connect_tcp.complete"):
+            stream = info["return_value"]
+            address = str(stream.get_extra_info("server_addr")[0])
+            if not is_public(address):
+                stream.close()
+                raise UnavailableError(
+                    f"a redirect leads to {address}, an address of this machine's own network; refused. "
+                    "If that is your registry, name it itself"
+                )
+        self.trace(event, info)
 
     @contextmanager
     def limit(self, limit_s: float) -> Iterator[Callable[[], None]]:

@@ -7,12 +7,12 @@ connection goes to the very address that was checked: a name that changes its an
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
+from zoo.addresses import is_public
 from zoo.errors import AccessError
 
 _PORTS = {"http": 80, "https": 443}
@@ -82,21 +82,6 @@ def public_address(host: str, port: int) -> str:
                 "refused. If that is your hub, set HF_ENDPOINT to it"
             )
     return addresses[0]
-
-
-def is_public(address: str) -> bool:
-    """Whether an address, without its zone, belongs to the public internet."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address):
-        inner = found.ipv4_mapped or found.sixtofour or (found.teredo[1] if found.teredo else None)
-        if inner is None and found in _NAT64:
-            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
-    return found.is_global and not found.is_multicast
-
-
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def _check_literal(url: httpx2.URL) -> None:

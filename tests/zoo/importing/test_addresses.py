@@ -15,7 +15,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from zoo.importing.addresses import CheckedTransport, UnsafeAddressError, is_public, public_address
+from zoo.addresses import is_public
+from zoo.importing.addresses import CheckedTransport, UnsafeAddressError, public_address
 
 ROOT = Path(__file__).parents[3]
 

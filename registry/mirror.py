@@ -1,0 +1,115 @@
+"""Versions of another registry into this one: what is missing, verified, one version after the other.
+
+Each version becomes visible by itself, so that a mirror that was cut off goes on where it stood. Tags and yanked state
+follow the other registry; what was deleted there stays here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+from sqlalchemy import select
+
+from registry.adopt import Adopted, VersionRecord, adopt, check_record, is_known
+from registry.audit import OPERATOR
+from registry.errors import InvalidRequestError, TakenError, UnknownModelError
+from registry.queries import LATEST
+from registry.schemas import VersionSummary
+from registry.service import Registry
+from registry.tables import Model
+from zoo.errors import IntegrityError, ManifestError, NotFoundError
+from zoo.manifest import Manifest
+from zoo.stub import PREFIX
+
+
+class Source(Protocol):
+    """The other registry. Names are stubs without a pin; documents are what its API answers."""
+
+    def names(self, prefixes: Sequence[str]) -> Iterator[str]:
+        """The models that it lists."""
+
+    def versions(self, name: str) -> Sequence[Mapping[str, Any]]:
+        """A model's versions without their manifests, the oldest first; none if it isn't there."""
+
+    def version(self, stub: str) -> Mapping[str, Any]:
+        """A version with its manifest."""
+
+    def files(self, manifest: Manifest, digests: Collection[str]) -> Iterator[tuple[str, Path]]:
+        """Those of a version's files, each there until the next is asked for."""
+
+
+@dataclass
+class MirrorReport:
+    """What came of it. `refused` tells of each version that can't be taken, and why; `size_bytes` is what came in."""
+
+    added: int = 0
+    changed: int = 0
+    known: int = 0
+    size_bytes: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def mirror(registry: Registry, source: Source, prefixes: Sequence[str] = ()) -> MirrorReport:
+    """Copies what is missing of the models whose names begin with one of the prefixes, or of all.
+
+    A version that can't be taken is told of, and the others go on. Raises what the source raises where it can't be
+    reached; running it again goes on from there.
+    """
+    report, outcomes = MirrorReport(), Counter[Adopted]()
+    for name in dict.fromkeys(chain(source.names(prefixes), _own_names(registry, prefixes))):
+        here = _versions_here(registry, name)
+        for document in source.versions(name):
+            stub = f"{name}@v{document['version']}"
+            if _is_current(document, here.get(document["version"])):
+                outcomes[Adopted.KNOWN] += 1
+                continue
+            try:
+                outcomes[_take(registry, source, stub, report)] += 1
+            except NotFoundError:  # deleted since it was listed
+                continue
+            except (InvalidRequestError, TakenError, IntegrityError, ManifestError, ValidationError) as error:
+                report.refused[stub] = (str(error).splitlines() or [""])[0]
+    report.added, report.changed = outcomes[Adopted.ADDED], outcomes[Adopted.CHANGED]
+    report.known = outcomes[Adopted.KNOWN] + outcomes[Adopted.DELETED]
+    return report
+
+
+def _take(registry: Registry, source: Source, stub: str, report: MirrorReport) -> Adopted:
+    record = VersionRecord.model_validate(source.version(stub))
+    if not is_known(registry, record):
+        manifest = record.read_manifest()
+        missing = registry.blobs.missing((entry.sha256 for entry in manifest.files), OPERATOR)
+        for digest, path in source.files(manifest, missing):
+            with path.open("rb") as stream, registry.blobs.received(stream, digest) as file:
+                registry.blobs.keep(file, digest, OPERATOR)
+            report.size_bytes += file.size_bytes
+    checked = check_record(registry, record)
+    return registry.database.write(lambda session: adopt(session, registry, record, checked, tags=True))
+
+
+def _versions_here(registry: Registry, name: str) -> dict[int, VersionSummary]:
+    try:
+        return {version.version: version for version in registry.versions(name, OPERATOR)}
+    except UnknownModelError:
+        return {}
+
+
+def _is_current(document: Mapping[str, Any], here: VersionSummary | None) -> bool:
+    """Whether a version is here with the yanked state and the tags that it has there."""
+    if here is None or (here.digest, here.yank_reason) != (document["digest"], document.get("yank_reason")):
+        return False
+    return set(document.get("tags") or ()) - {LATEST} <= set(here.tags)
+
+
+def _own_names(registry: Registry, prefixes: Sequence[str]) -> Iterator[str]:
+    """Models here: one whose versions are all yanked there isn't listed there any more."""
+    beginnings = tuple(prefix.removeprefix(PREFIX) for prefix in prefixes)
+    with registry.database.read() as session:
+        names = session.scalars(select(Model.full_name).order_by(Model.id)).all()
+    yield from (PREFIX + name for name in names if not beginnings or name.startswith(beginnings))

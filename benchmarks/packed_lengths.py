@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -85,8 +86,6 @@ def _seconds(run: Callable[[], Mapping[str, Any]]) -> float:
 
 def main() -> None:
     """Reads the command line and prints the result."""
-    import sys
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="an .onnx file with the tokenizer's vocabulary")
     parser.add_argument("--squad", type=Path, required=True)

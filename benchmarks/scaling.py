@@ -15,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import product
@@ -76,46 +76,43 @@ def measure(
 
 
 def tables(times: Times) -> str:
-    """One table for each number of threads, milliseconds by sparsity and tokens, and what the threads gain."""
-    sparsities, threads, tokens = (sorted({key[i] for key in times}) for i in range(3))
-    lines = []
-    for count in threads:
-        lines += [f"| {int(count)} threads, ms | " + " | ".join(f"{int(t)} tokens" for t in tokens) + " |"]
-        lines += ["| --- |" + " --- |" * len(tokens)]
-        lines += [
-            f"| {s:.0%} of the blocks gone | "
-            + " | ".join(f"{times[s, int(count), int(t)]:.1f}" for t in tokens)
-            + " |"
-            for s in sparsities
-        ]
-        lines += [""]
-    most, fewest = int(threads[-1]), int(threads[0])
-    lines += [f"| {most} threads against {fewest} | " + " | ".join(f"{int(t)} tokens" for t in tokens) + " |"]
-    lines += ["| --- |" + " --- |" * len(tokens)]
-    lines += [
-        f"| {s:.0%} of the blocks gone | "
-        + " | ".join(f"{times[s, fewest, int(t)] / times[s, most, int(t)]:.2f}" for t in tokens)
-        + " |"
-        for s in sparsities
+    """Milliseconds by sparsity and tokens, one table for each number of threads, and what threads gain."""
+    threads = sorted({count for _, count, _ in times})
+    shown = [_table(f"ms, threads: {count}", times, lambda s, n, c=count: f"{times[s, c, n]:.1f}") for count in threads]
+    for count in threads[1:]:
+        title = f"{threads[0]} thread's time over that of {count}"
+        shown.append(_table(title, times, lambda s, n, c=count: f"{times[s, threads[0], n] / times[s, c, n]:.2f}"))
+    return "\n\n".join(shown)
+
+
+def _table(title: str, times: Times, cell: Callable[[float, int], str]) -> str:
+    tokens = sorted({length for _, _, length in times})
+    sparsities = sorted({sparsity for sparsity, _, _ in times})
+    lines = [
+        [title, *(f"{length} tokens" for length in tokens)],
+        ["---"] * (len(tokens) + 1),
+        *([f"{sparsity:.0%} gone", *(cell(sparsity, length) for length in tokens)] for sparsity in sparsities),
     ]
-    return "\n".join(lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> None:
     """Reads the command line and prints the result."""
 
-    def numbers(text: str) -> list[float]:
+    def whole(text: str) -> list[int]:
+        return [int(part) for part in text.split(",")]
+
+    def shares(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--tokens", type=numbers, default=[16, 64, 128, 256, 384])
-    parser.add_argument("--sparsities", type=numbers, default=[0, 0.5, 0.7, 0.8, 0.9, 0.95])
-    parser.add_argument("--threads", type=numbers, default=[1, 2])
+    parser.add_argument("--tokens", type=whole, default=[16, 64, 128, 256, 384])
+    parser.add_argument("--sparsities", type=shares, default=[0, 0.5, 0.7, 0.8, 0.9, 0.95])
+    parser.add_argument("--threads", type=whole, default=[1, 2])
     parser.add_argument("--turns", type=int, default=7)
     given = parser.parse_args()
-    threads, tokens = list(map(int, given.threads)), list(map(int, given.tokens))
-    times, others = measure(given.model, given.sparsities, threads, tokens, given.turns)
+    times, others = measure(given.model, given.sparsities, given.threads, given.tokens, given.turns)
     rows = [{"sparsity": s, "threads": t, "tokens": n, "ms": round(ms, 3)} for (s, t, n), ms in times.items()]
     print(tables(times), file=sys.stderr)
     print(json.dumps({"model": str(given.model), "others_share": round(others, 3), "rows": rows}, indent=1))

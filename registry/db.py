@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +18,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from registry.errors import StartError, UnavailableError
+from registry.sqlite_files import is_on_shared_disk
 
 BUSY_TIMEOUT_MS = 15_000
 ATTEMPTS = 8
+_DAMAGE = ("disk image is malformed", "file is not a database")  # in SQLite's words
 _RETRYABLE_STATES = {"40001", "40P01"}  # serialization failure, deadlock
 
 log = logging.getLogger(__name__)
@@ -102,28 +105,27 @@ def _sqlite_engine(url: str, path: Path) -> Engine:
     except OSError as error:
         raise StartError(f"the folder of the database {path} can't be made: {error.strerror}") from error
     engine = create_engine(url, pool_size=10, max_overflow=10, pool_timeout=15, connect_args={"timeout": 0})
-    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "connect", partial(_prepare_sqlite, uses_wal=not is_on_shared_disk(path)))
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
+def _prepare_sqlite(connection: Any, _record: Any, *, uses_wal: bool) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves, because only then are schema changes transactional
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA synchronous = FULL")
-    mode = _enter_wal(connection)
+    mode = _enter_mode(connection, "WAL" if uses_wal else "DELETE")
     if mode != "wal":
         log.warning("SQLite keeps journal mode %s here: readers wait for writers", mode)
 
 
-def _enter_wal(connection: Any) -> str:
-    """Switches to WAL; the switch ignores busy_timeout, so several servers that start at once wait here."""
+def _enter_mode(connection: Any, mode: str) -> str:
+    """Switches the journal's mode and reads it back; the switch ignores busy_timeout, so servers wait here."""
     deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
     while True:
         try:
-            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            return str(mode)
+            return str(connection.execute(f"PRAGMA journal_mode = {mode}").fetchone()[0])
         except connection.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
@@ -146,4 +148,6 @@ def _unavailable(error: SQLAlchemyError) -> UnavailableError:
     original = error.orig if isinstance(error, DBAPIError) else error
     lines = str(original).strip().splitlines()
     log.error("the database failed: %s", lines[0] if lines else type(original).__name__)
+    if lines and lines[0].endswith(_DAMAGE):
+        return UnavailableError("the database's file is damaged, and was left as it is; restore a backup elsewhere")
     return UnavailableError("the database can't be used now; try again, and look at the server's log")

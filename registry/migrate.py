@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 from alembic.config import Config
@@ -17,6 +18,7 @@ from alembic import command
 from registry import listings
 from registry.db import Database
 from registry.errors import SchemaError
+from registry.sqlite_files import keep_copy
 
 _LOCK_KEY = 0x73707277  # "sprw": which PostgreSQL advisory lock is ours
 _HERE = Path(__file__).parent
@@ -33,7 +35,8 @@ def scripts_folder() -> Path:
 def upgrade(database: Database) -> str:
     """Creates or upgrades the schema, and returns its revision; raises `SchemaError` if that can't be done.
 
-    All steps run in one transaction on both databases: a crash leaves the old schema.
+    All steps run in one transaction on both databases: a crash leaves the old schema. Of an SQLite database with an
+    older one a copy is kept beside it, as FILE.REVISION.backup.
     """
     return _run(database, "head")
 
@@ -63,15 +66,19 @@ def _run(database: Database, target: str, *, down: bool = False) -> str:
                 connection.execute(text("SET LOCAL lock_timeout = '120s'"))
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
             config = config_for(connection)
-            _check(connection, ScriptDirectory.from_config(config))
+            scripts = ScriptDirectory.from_config(config)
+            _check(connection, scripts)
             before = current(connection)
+            goal = scripts.get_current_head() if target == "head" else target
+            if database.is_sqlite and before and before[0] != goal:
+                keep_copy(Path(str(database.engine.url.database)), before[0])
             (command.downgrade if down else command.upgrade)(config, target)
             if not down and current(connection) != before:
                 with Session(connection, join_transaction_mode="rollback_only") as session:
                     listings.complete(session)
                     session.flush()
             return ", ".join(current(connection)) or "base"
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise SchemaError(f"the database can't be opened or upgraded, and stays as it was: {first}") from error
 

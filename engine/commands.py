@@ -108,6 +108,7 @@ def benchmark(
     peer_model: Annotated[list[str] | None, typer.Option(help="an engine's form of the model, as NAME=PATH")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="turns of each engine")] = 7,
     export_path: Annotated[Path | None, typer.Option("--export_path", "--export-path", "-x")] = None,
+    publish: Annotated[bool, typer.Option("--publish", help="add the result to the stub's version")] = False,
     thread_pinning: Annotated[str | None, typer.Option("--thread_pinning", "-pin", hidden=True)] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
     quick: Annotated[bool, typer.Option(help="kernels: one shape only")] = False,
@@ -116,6 +117,7 @@ def benchmark(
     """Measure latency and throughput on random input, alone or in turns with other engines.
 
     Example: zoo benchmark my-model --batch_size 16 --sequence_length 384 --compare onnxruntime,openvino
+    Example: zoo benchmark zoo:minilm-l6-animals-base --publish
 
     `zoo benchmark kernels` measures each kernel, and fails where the engine would take a slower one.
     """
@@ -125,6 +127,8 @@ def benchmark(
         raise typer.Exit(run_kernels(quick=quick, isa=isa, num_cores=num_cores, quiet=quiet))
     if thread_pinning not in (None, "none", "core", "numa"):
         raise typer.BadParameter(f"--thread_pinning is {thread_pinning!r}; none, core and numa are possible")
+    if publish and (compare or not model.startswith("zoo:")):
+        raise typer.BadParameter("--publish needs a zoo: stub, whose version gets the record, and no --compare")
     if engine_type not in ("onnxruntime", "ort"):
         _compile_first(model)
     run_benchmark(
@@ -143,6 +147,7 @@ def benchmark(
         peer_models=peer_model or [],
         rounds=rounds,
         export_path=export_path,
+        publish=publish,
         quiet=quiet,
     )
 

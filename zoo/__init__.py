@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from zoo.manifest import Manifest, Role
     from zoo.progress import ProgressEvent, ZooWarning
-    from zoo.publish import publish
+    from zoo.publish import publish, publish_benchmark
     from zoo.recipe import Recipe
     from zoo.resolver import pull, resolve, search
     from zoo.settings import Settings, SettingsError
@@ -58,6 +58,7 @@ _HOMES = {
     "ZooError": "zoo.errors",
     "ZooWarning": "zoo.progress",
     "publish": "zoo.publish",
+    "publish_benchmark": "zoo.publish",
     "pull": "zoo.resolver",
     "resolve": "zoo.resolver",
     "search": "zoo.resolver",
@@ -85,6 +86,7 @@ __all__ = [
     "ZooError",
     "ZooWarning",
     "publish",
+    "publish_benchmark",
     "pull",
     "resolve",
     "search",

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, get_args
 
+import zoo
 from engine.bench.benchmark import BenchmarkResult, Scenario, benchmark
 from engine.bench.compare import compare, peer
 from engine.bench.kernels import benchmark_kernels
@@ -46,11 +47,13 @@ def run_benchmark(
     peer_models: Sequence[str],
     rounds: int,
     export_path: Path | None,
+    publish: bool,
     quiet: bool,
 ) -> None:
     """Measures a model, alone or in turns with others, prints the result and writes it to `export_path`.
 
-    Raises PipelineError for options that don't fit, and what `benchmark` and `compare` raise.
+    `publish` adds a model's own result to the version that its stub names. Raises PipelineError for options that don't
+    fit, and what `benchmark`, `compare` and `zoo.publish_benchmark` raise.
     """
     if input_shapes is not None:
         batch_size, sequence_length = parse_shapes(input_shapes)
@@ -67,6 +70,9 @@ def run_benchmark(
             engine_type=engine_type,
         )
         document, text = legacy_document(model, result), benchmark_text(result)
+        if publish:
+            view = zoo.publish_benchmark(model, result)
+            text += f"\npublished for {view.name}@v{view.version} on {view.record.hardware.cpu}"
     else:
         pythons, models = _pairs("--peer-python", peer_pythons), _pairs("--peer-model", peer_models)
         names = [name.strip() for name in compare_with.split(",") if name.strip()]

@@ -30,7 +30,12 @@ def lineage_of(manifest: Manifest) -> Iterator[tuple[str, str, str | None]]:
 def view_of(session: Session, version: Version, caller: Caller) -> LineageView:
     """Both directions of a version's lineage, without models that aren't there for the caller."""
     sources = [_source(session, row, caller) for row in version_queries.made_from(session, version.id)]
-    return LineageView(made_from=sources, used_by=_seen(users_of(session, version), caller))
+    return LineageView(made_from=sources, used_by=users_seen(session, version, caller))
+
+
+def users_seen(session: Session, version: Version, caller: Caller) -> list[User]:
+    """What was made from a version, as far as that is there for the caller."""
+    return _seen(users_of(session, version), caller)
 
 
 def users_of(session: Session, version: Version) -> list[tuple[Lineage, Version]]:

@@ -9,7 +9,7 @@ from registry import benchmark_queries
 from registry.caller import Caller
 from registry.db import Database
 from registry.family import Family, family_of, members_of
-from registry.lineage import view_of
+from registry.lineage import users_seen
 from registry.service import find_version
 from registry.tables import Listing
 from zoo.benchmark import BenchmarkRecord
@@ -35,8 +35,7 @@ class Overviews:
             version = find_version(session, stub_text, caller)
             rows = benchmark_queries.benchmarks_of(session, [version.id], limit=100)
             records = [BenchmarkRecord.model_validate_json(row.record) for row in rows]
-            used_by = view_of(session, version, caller).used_by
-            users = list(dict.fromkeys((user.name, user.relation) for user in used_by))
+            users = list(dict.fromkeys((u.name, u.relation) for u in users_seen(session, version, caller)))
             return Overview(records, family_of(session, version, caller), users)
 
     def side_by_side(self, names: Sequence[str], caller: Caller) -> Family:

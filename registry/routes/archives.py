@@ -17,16 +17,15 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
 
 from registry.errors import UnknownFileError
-from registry.routes.content import OCTETS, Content, cache_control_of, serve
+from registry.routes.content import SERVED, Content, cache_control_of, serve
 from registry.routes.depends import CallerDep, RegistryDep
-from registry.routes.files import read_address
+from registry.routes.files import open_address
 from registry.schemas import FileView, VersionView
 from registry.service import Registry
 
 router = APIRouter(tags=["files"])
 SUFFIX = ".tar"
 _END = bytes(2 * tarfile.BLOCKSIZE)
-_SPAN = {"content": OCTETS, "description": "The range asked for"}
 
 
 class _Piece(NamedTuple):
@@ -41,7 +40,7 @@ class _Piece(NamedTuple):
 @router.get(
     "/archives/{address:path}",
     response_class=StreamingResponse,
-    responses={200: {"content": OCTETS}, 206: _SPAN, 304: {"description": "The client has the archive"}},
+    responses=SERVED,
 )
 def get_archive(
     address: Annotated[str, Path(max_length=2_048, description="NAME@PIN/FOLDER.tar")],
@@ -50,8 +49,7 @@ def get_archive(
     caller: CallerDep,
 ) -> Response:
     """A folder of a version as a tar."""
-    stub, path = read_address(address)
-    view = registry.resolve(str(stub), caller=caller)
+    stub, view, path = open_address(registry, address, caller)
     folder = path.removesuffix(SUFFIX)
     files = files_of_folder(view, folder) if path.endswith(SUFFIX) else []
     if not files:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
@@ -16,6 +17,11 @@ from registry.service import Registry
 from zoo.stub import Stub
 
 OCTETS = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+SERVED: dict[int | str, dict[str, Any]] = {
+    200: {"content": OCTETS},
+    206: {"content": OCTETS, "description": "The range asked for"},
+    304: {"description": "The client has it"},
+}
 IMMUTABLE = "public, max-age=31536000, immutable"
 MOVES = "no-cache"  # may be kept, and is asked for again each time
 _RANGE = re.compile(r"bytes=(\d{0,19})-(\d{0,19})\Z")
@@ -64,7 +70,7 @@ def serve(request: Request, content: Content) -> Response:
     headers = {
         "ETag": f'"{content.etag}"',
         "Accept-Ranges": "bytes",
-        "Cache-Control": _for(request, content.cache_control),
+        "Cache-Control": content.cache_control,
         "Content-Disposition": f'attachment; filename="{content.name}"' if content.name else "attachment",
         **content.headers,
     }
@@ -83,12 +89,6 @@ def serve(request: Request, content: Content) -> Response:
     blocks = content.read(start, stop)
     first = next(blocks, b"")  # what is found to be wrong by now is still told by the status
     return StreamingResponse(chain((first,), blocks), status, headers, "application/octet-stream")
-
-
-def _for(request: Request, cache_control: str) -> str:
-    """What a token opened is not for the caches that others share."""
-    is_known = "authorization" in request.headers or "cookie" in request.headers
-    return cache_control.replace("public", "private") if is_known else cache_control
 
 
 def _has_already(request: Request, etag: str) -> bool:

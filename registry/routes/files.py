@@ -14,22 +14,22 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 
+from registry.caller import Caller
 from registry.errors import UnknownFileError
-from registry.routes.content import MOVES, OCTETS, blob_content, cache_control_of, serve
+from registry.routes.content import MOVES, SERVED, blob_content, cache_control_of, serve
 from registry.routes.depends import CallerDep, RegistryDep
 from registry.schemas import FileView, VersionView
-from registry.service import parse_stub
+from registry.service import Registry, parse_stub
 from zoo.stub import PREFIX, Stub
 
 router = APIRouter(tags=["files"])
-_SPAN = {"content": OCTETS, "description": "The range asked for"}
 
 
 @router.head("/files/{address:path}", response_class=Response)
 @router.get(
     "/files/{address:path}",
     response_class=StreamingResponse,
-    responses={200: {"content": OCTETS}, 206: _SPAN, 304: {"description": "The client has the file"}},
+    responses=SERVED,
 )
 def get_file(
     address: Annotated[str, Path(max_length=2_048, description="NAME@PIN/PATH, or NAME@PIN for the list of digests")],
@@ -38,8 +38,7 @@ def get_file(
     caller: CallerDep,
 ) -> Response:
     """A file of a version; its ETag is its digest."""
-    stub, path = read_address(address)
-    view = registry.resolve(str(stub), caller=caller)
+    stub, view, path = open_address(registry, address, caller)
     if not path:
         lines = [f"{file.sha256.removeprefix('sha256:')}  {file.path}\n" for file in view.files]
         return PlainTextResponse("".join(lines), headers={"ETag": f'"{view.digest}"', "Cache-Control": MOVES})
@@ -48,13 +47,14 @@ def get_file(
     return serve(request, replace(content, cache_control=cache_control_of(stub)))
 
 
-def read_address(address: str) -> tuple[Stub, str]:
-    """Stub and path of an address; raises `InvalidStubError`, `UnknownFileError`."""
+def open_address(registry: Registry, address: str, caller: Caller) -> tuple[Stub, VersionView, str]:
+    """Stub, version and path of an address; raises `InvalidStubError`, `UnknownFileError`, or what resolving does."""
     name_end = address.find("@", 1)
     if name_end < 0:
         raise UnknownFileError(f"{address[:80]!a} names no version: write /files/NAME@latest/PATH, or @v1 for @latest")
     pin, _, path = address[name_end + 1 :].partition("/")
-    return parse_stub(f"{PREFIX}{address[:name_end]}@{pin}"), path
+    stub = parse_stub(f"{PREFIX}{address[:name_end]}@{pin}")
+    return stub, registry.resolve(str(stub), caller=caller), path
 
 
 def find_file(view: VersionView, path: str) -> FileView:

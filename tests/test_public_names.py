@@ -10,7 +10,7 @@ import zoo.train
 
 
 def test_names_of_zoo() -> None:
-    functions = {"publish", "pull", "resolve", "search"}
+    functions = {"publish", "publish_benchmark", "pull", "resolve", "search"}
     classes = {"Manifest", "ProgressEvent", "Recipe", "Role", "Settings", "Stub", "ZooWarning"}
     assert functions | classes == {name for name in zoo.__all__ if not name.endswith("Error")}
 

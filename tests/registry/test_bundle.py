@@ -7,19 +7,24 @@ import subprocess
 import sys
 import tarfile
 import time
+import tracemalloc
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import insert
 
 import zoo
 from registry import admin
+from registry.db import Database
 from registry.errors import BundleError, DamagedBlobError
 from registry.settings import Settings
+from registry.tables import AuditEntry
 from tests.registry.builders import LONG, bert, digest_of, small
 from tests.registry.conftest import open_site
 from tests.registry.s3_server import free_ports
@@ -172,6 +177,28 @@ def test_a_bundle_that_is_cut_off_restores_nothing(make: Make, tmp_path: Path, s
         admin.restore(new, path)
     with open_site(new) as site:
         assert site.client.get("/api/v1/models").json()["items"] == []
+
+
+def test_rows_are_held_by_batches_alone(make: Make, tmp_path: Path) -> None:
+    """Of 30 MB of rows, some MB are in memory at a time, both ways."""
+    old, new = make("sqlite", "folder"), make("sqlite", "folder")
+    fill(old)
+    database = Database(old.database)
+    entry = {"at": datetime.now(UTC), "action": "tag", "target": "t" * 500, "detail": "d" * 900}
+    with database.exclusive() as connection:
+        connection.execute(insert(AuditEntry), [entry] * 20_000)
+    database.close()
+    admin.upgrade(new)
+    tracemalloc.start()
+    try:
+        written = admin.backup(old, tmp_path / "zoo.tar")
+        assert admin.restore(new, tmp_path / "zoo.tar") == written
+        assert tracemalloc.get_traced_memory()[1] < 12 << 20
+    finally:
+        tracemalloc.stop()
+    assert written.rows > 20_000
+    assert (tmp_path / "zoo.tar").stat().st_size > 30 << 20
+    assert look(new) == look(old)
 
 
 # --- a folder behind a plain web server

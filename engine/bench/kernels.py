@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from engine import cost_model, plan
 from engine.bench.explain import step_reports
 from engine.bench.kernel_programs import VOCABULARY, WeightType, linear, linear_program, other_kernels
+from engine.bench.noise import Noise
 from engine.library import usable_isas
 from engine.program import Layout, LinearF32, LinearU8
 from engine.runtime import CompiledModel, Peaks
@@ -27,11 +28,11 @@ SHAPES = ((768, 768), (768, 3072), (3072, 768), (1024, 1024), (1024, 4096), (409
 TOKENS = (128, 384, 2048)
 SPARSITIES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
 QUICK_SHAPES, QUICK_TOKENS, QUICK_SPARSITIES = ((768, 768),), (128,), (0.0, 0.5, 0.8)
-TOLERANCE = 0.1
+TOLERANCE = 0.15
 """How much slower than the fastest a choice may seem: times differ that much between runs on a shared machine."""
 STEP_TOLERANCE, STEP_SLACK_US = 0.25, 5.0
 """The same for kernels that only move activations: where those lie in memory, and starting a step, count for more."""
-_TURNS, _MOST_S, _TRIES = 9, 0.3, 4
+_TURNS, _MOST_S, _TRIES = 9, 0.3, 24
 """Runs of each kernel, the seconds after which none is begun, and how often a choice that seems wrong is measured."""
 _LONGEST = 384
 """Tokens of the longest sequence; more tokens are a batch of 16 sequences."""
@@ -79,12 +80,16 @@ class StepRow:
 
 @dataclass(frozen=True)
 class KernelReport:
-    """All rows; `break_even` is, by type and instruction set, the share left at which both kernels were level."""
+    """All rows; `break_even` is, by type and instruction set, the share left at which both kernels were level.
+
+    `others_share` is what other processes took of the processors meanwhile, 0 to 1.
+    """
 
     rows: tuple[KernelRow, ...]
     steps: tuple[StepRow, ...]
     peaks: dict[str, Peaks]
     break_even: dict[str, dict[str, float]]
+    others_share: float
 
     @property
     def is_sound(self) -> bool:
@@ -104,6 +109,7 @@ class KernelReport:
                 used = cost_model.break_even("s8" if kind == "s8" else "f32", isa)
                 lines.append(f"{kind} {isa}: sparse and dense level at {measured:.2f} of the weight; used {used:.2f}")
         verdicts = self._verdicts()
+        lines.append(f"other processes took {self.others_share:.0%} of the processors")
         return [*lines, f"the dispatcher took the fastest kernel in {sum(verdicts)} of {len(verdicts)} rows"]
 
     def _verdicts(self) -> list[bool]:
@@ -130,7 +136,7 @@ def benchmark_kernels(
     wanted = tuple(isas or usable_isas())
     channels = sorted({min(shape) for shape in shapes})
     layers = list(product(kinds, shapes, sparsities))
-    peaks: dict[str, Peaks] = {}
+    noise, peaks = Noise.start(), dict[str, Peaks]()
     rows: list[KernelRow] = []
     steps: list[StepRow] = []
     for done, width in enumerate(channels):
@@ -141,7 +147,7 @@ def benchmark_kernels(
         rows += _measure_layer(linear(kind, k, n, sparsity), kind, sparsity, wanted, tokens, num_cores, peaks)
         if progress is not None:
             progress(done + 1, len(channels) + len(layers))
-    return KernelReport(tuple(rows), tuple(steps), peaks, _break_even(rows))
+    return KernelReport(tuple(rows), tuple(steps), peaks, _break_even(rows), noise.others_share())
 
 
 def _open(encoded: bytes, isa: str, num_cores: int | None) -> CompiledModel:

@@ -183,12 +183,12 @@ def test_kernels_are_measured_both_ways() -> None:
 
 def test_a_slower_choice_makes_the_report_unsound() -> None:
     row = KernelRow("s8", "scalar", 8, 8, 16, 0.5, 10.0, 20.0, 0.5, "sparse", 1.0, False)
-    report = KernelReport((row,), (), {}, {})
+    report = KernelReport((row,), (), {}, {}, 0.0)
     assert not report.is_sound
     assert "SLOWER by 100%" in kernels_text(report)
     peaks = {isa: Peaks(1e9, 1e9, 1e9) for isa in ("avx2", "scalar")}
     step = StepRow("layernorm", "768", 128, {"avx2": 30.0, "scalar": 20.0}, 0.5, "avx2", 0.5, False)
-    report = KernelReport((), (step,), peaks, {})
+    report = KernelReport((), (step,), peaks, {}, 0.0)
     assert not report.is_sound
     assert "SLOWER by 50%" in kernels_text(report)
 

@@ -67,14 +67,13 @@ static void run_tiles(job *j, spw_task task) {
   run_split(j, task, at_most(j->tiles, wanted), 1);
 }
 
-/* With many tokens, tiles are split, in whole groups of `group`, so that a thread keeps its activations near; with few,
- * rows first, so that it reads its own part of the weight, once. */
+/* Tiles are split first, in whole groups of `group`, so that a thread finds its activations in its own caches; then
+ * rows, so that there are items to take over from a thread that is late. */
 static void run_linear(job *j, spw_task task, uint32_t rows, uint32_t group) {
-  uint32_t threads = spw_pool_threads(j->session->pool), wanted = threads * ITEMS_PER_THREAD;
-  uint32_t groups = divide_up(j->tiles, group);
-  uint32_t row_parts = groups >= wanted ? 1 : at_most(wanted, divide_up(rows, ITEM_ROWS));
+  uint32_t wanted = spw_pool_threads(j->session->pool) * ITEMS_PER_THREAD;
+  uint32_t tile_parts = at_most(wanted, divide_up(j->tiles, group));
   j->rows = rows;
-  run_split(j, task, at_most(divide_up(wanted, row_parts), groups), row_parts);
+  run_split(j, task, tile_parts, at_most(divide_up(wanted, tile_parts), divide_up(rows, ITEM_ROWS)));
 }
 
 static void linear_part(const job *j, uint32_t item, uint32_t group, uint32_t range[4]) {

@@ -1,11 +1,14 @@
-/* The pool. One atomic word, `state`, says which job runs and which of its items is next; threads take items
- * from it by compare-and-swap. Before a job's fields are written, `state` moves to a job number of its own that
- * has no items: so a swap that succeeds proves that the fields read before it belong to the job it took from. A
- * thread without work spins for a moment, because the next step comes within microseconds, then sleeps. */
+/* The pool. Each thread owns an equal run of a job's items, the same share of every job, so that what it wrote in one
+ * step it finds in its own caches in the next; when its own are gone, it takes from the others. One atomic word for
+ * each thread says which job runs and which of its items is next; items are taken by compare-and-swap. Before a job's
+ * fields are written, all these words move to a job number of its own that has no items: so a swap that succeeds
+ * proves that the fields read before it belong to the job it took from. A thread without work spins for a moment,
+ * because the next step comes within microseconds, then sleeps. */
 #include "threads.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -14,9 +17,10 @@
 #include "status.h"
 
 enum { SPINS = 4000, NEXT_BITS = 32 };
-static const uint64_t CLOSED = UINT32_MAX; /* as the next item: none can be taken */
+static const uint32_t CLOSED = UINT32_MAX; /* as the next item: none can be taken */
 
 typedef struct worker {
+  _Alignas(64) _Atomic uint64_t next; /* job number << 32 | the first of its items that nobody took */
   spw_pool *pool;
   pthread_t thread;
   uint32_t number;
@@ -29,8 +33,8 @@ struct spw_pool {
   pid_t owner;
   pthread_mutex_t turn; /* held by the caller whose run it is */
 
-  _Alignas(64) _Atomic uint64_t state; /* job number << 32 | next item */
-  _Atomic uint32_t items;              /* the next four are written before `state` names their job */
+  _Alignas(64) _Atomic uint32_t job; /* its number, written when its items can be taken */
+  _Atomic uint32_t items;            /* this and the next two are written while no item can be taken */
   _Atomic(spw_task) task;
   _Atomic(void *) context;
   _Alignas(64) _Atomic uint32_t done; /* items computed */
@@ -49,8 +53,14 @@ static void pause_cpu(void) {
 #endif
 }
 
-static uint64_t job_of(uint64_t state) { return state >> NEXT_BITS; }
+static uint32_t job_of(uint64_t state) { return (uint32_t)(state >> NEXT_BITS); }
+static uint64_t state_of(uint32_t job, uint32_t item) { return (uint64_t)job << NEXT_BITS | item; }
 static uint32_t item_of(uint64_t state) { return (uint32_t)state; }
+
+/* Thread `number` owns the items from its first to the next thread's first. */
+static uint32_t first_item(const spw_pool *pool, uint32_t items, uint32_t number) {
+  return (uint32_t)((uint64_t)items * number / pool->threads);
+}
 
 static void finish_item(spw_pool *pool, uint32_t items) {
   if (atomic_fetch_add(&pool->done, 1) + 1 != items || !atomic_load(&pool->caller_sleeps)) return;
@@ -59,29 +69,37 @@ static void finish_item(spw_pool *pool, uint32_t items) {
   pthread_mutex_unlock(&pool->sleep);
 }
 
-/* Takes and computes items of job `job` until none is left. */
-static void take_items(spw_pool *pool, uint64_t job, uint32_t number) {
-  uint64_t state = atomic_load(&pool->state);
+/* Takes and computes items of `job` that belong to `owner`; returns whether the job may have more elsewhere. */
+static bool take_items_of(spw_pool *pool, uint32_t job, uint32_t owner, uint32_t number) {
+  _Atomic uint64_t *next = &pool->workers[owner].next;
+  uint64_t state = atomic_load(next);
   for (;;) {
     spw_task task = atomic_load(&pool->task);
     void *context = atomic_load(&pool->context);
     uint32_t items = atomic_load(&pool->items);
-    if (job_of(state) != job || item_of(state) >= items) return;
-    if (!atomic_compare_exchange_weak(&pool->state, &state, state + 1)) continue;
+    if (job_of(state) != job) return false;
+    if (item_of(state) >= first_item(pool, items, owner + 1)) return true;
+    if (!atomic_compare_exchange_weak(next, &state, state + 1)) continue;
     task(context, item_of(state), number);
     finish_item(pool, items);
-    state = atomic_load(&pool->state);
+    state = atomic_load(next);
   }
 }
 
-static void await_job(spw_pool *pool, uint64_t seen) {
+/* Its own first, then those of the threads after it. */
+static void take_items(spw_pool *pool, uint32_t job, uint32_t number) {
+  for (uint32_t i = 0; i < pool->threads; i++)
+    if (!take_items_of(pool, job, (number + i) % pool->threads, number)) return;
+}
+
+static void await_job(spw_pool *pool, uint32_t seen) {
   for (int i = 0; i < SPINS; i++) {
-    if (job_of(atomic_load(&pool->state)) != seen || atomic_load(&pool->stop)) return;
+    if (atomic_load(&pool->job) != seen || atomic_load(&pool->stop)) return;
     pause_cpu();
   }
   pthread_mutex_lock(&pool->sleep);
   atomic_fetch_add(&pool->sleepers, 1);
-  while (job_of(atomic_load(&pool->state)) == seen && !atomic_load(&pool->stop))
+  while (atomic_load(&pool->job) == seen && !atomic_load(&pool->stop))
     pthread_cond_wait(&pool->work, &pool->sleep);
   atomic_fetch_sub(&pool->sleepers, 1);
   pthread_mutex_unlock(&pool->sleep);
@@ -90,11 +108,11 @@ static void await_job(spw_pool *pool, uint64_t seen) {
 static void *work(void *argument) {
   worker *self = argument;
   spw_pool *pool = self->pool;
-  uint64_t seen = 0;
+  uint32_t seen = 0;
   for (;;) {
     await_job(pool, seen);
     if (atomic_load(&pool->stop)) return NULL;
-    seen = job_of(atomic_load(&pool->state));
+    seen = atomic_load(&pool->job);
     take_items(pool, seen, self->number);
   }
 }
@@ -116,13 +134,16 @@ void spw_pool_run(spw_pool *pool, spw_task task, void *context, uint32_t items) 
     for (uint32_t i = 0; i < items; i++) task(context, i, 0);
     return;
   }
-  uint64_t job = job_of(atomic_load(&pool->state)) + 2;
-  atomic_store(&pool->state, (job - 1) << NEXT_BITS | CLOSED);
+  uint32_t job = atomic_load(&pool->job) + 2; /* may wrap around */
+  for (uint32_t i = 0; i < pool->threads; i++)
+    atomic_store(&pool->workers[i].next, state_of(job - 1, CLOSED));
   atomic_store(&pool->task, task);
   atomic_store(&pool->context, context);
   atomic_store(&pool->items, items);
   atomic_store(&pool->done, 0);
-  atomic_store(&pool->state, job << NEXT_BITS);
+  for (uint32_t i = 0; i < pool->threads; i++)
+    atomic_store(&pool->workers[i].next, state_of(job, first_item(pool, items, i)));
+  atomic_store(&pool->job, job);
   if (atomic_load(&pool->sleepers) > 0) {
     pthread_mutex_lock(&pool->sleep);
     pthread_cond_broadcast(&pool->work);
@@ -153,7 +174,8 @@ static void stop_threads(spw_pool *pool, uint32_t started) {
 static spw_status start_threads(spw_pool *pool, spw_error *error) {
   for (uint32_t i = 1; i < pool->threads; i++) {
     worker *w = &pool->workers[i];
-    *w = (worker){.pool = pool, .number = i};
+    w->pool = pool;
+    w->number = i;
     int refused = pthread_create(&w->thread, NULL, work, w);
     if (refused == 0) continue;
     stop_threads(pool, i);

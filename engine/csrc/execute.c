@@ -92,7 +92,7 @@ static void embed_item(void *context, uint32_t item, uint32_t worker) {
 static uint32_t row_of(const spw_session *s, const uint32_t *table, uint32_t b, uint32_t t) {
   if (table[0] == SOURCE_CONSTANT) return table[2];
   if (table[0] == SOURCE_POSITION) return table[2] + t;
-  return (uint32_t)s->inputs[table[1]][(size_t)b * s->sequence + t];
+  return (uint32_t)s->inputs[table[1]][(size_t)(s->first + b) * s->sequence + t];
 }
 
 static void fill_rows(const spw_session *s, const uint32_t *table, uint32_t *rows) {
@@ -270,7 +270,7 @@ static const float *fill_mask(const spw_session *s, uint32_t input, float mask_v
   if (input == SPW_ABSENT) return NULL;
   for (uint32_t b = 0; b < s->batch; b++)
     for (uint32_t t = 0; t < s->sequences[b].tokens; t++) {
-      bool kept = s->inputs[input][(size_t)b * s->sequence + t] != 0;
+      bool kept = s->inputs[input][(size_t)(s->first + b) * s->sequence + t] != 0;
       s->mask[(size_t)s->sequences[b].first_tile * SPW_LANES + t] = kept ? 0.0f : mask_value;
     }
   return s->mask;
@@ -362,10 +362,10 @@ static void run_output(job *j) {
   uint32_t count = column == SPW_ABSENT ? channels_of(s, j->step->in[0]) : 1;
   for (uint32_t b = 0; b < s->batch; b++) {
     if (!output->info.per_token) {
-      copy_row(token_at(&x, b), to + (size_t)b * count, first, count);
+      copy_row(token_at(&x, b), to + (size_t)(s->first + b) * count, first, count);
       continue;
     }
-    float *row = to + (size_t)b * s->sequence * count;
+    float *row = to + (size_t)(s->first + b) * s->sequence * count;
     uint32_t tokens = s->sequences[b].tokens;
     for (uint32_t t = 0; t < tokens; t++)
       copy_row(token_at(&x, (size_t)s->sequences[b].first_tile * SPW_LANES + t), row + (size_t)t * count, first,

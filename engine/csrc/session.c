@@ -7,7 +7,10 @@
 #include "status.h"
 #include "steps.h"
 
-enum { MAX_TOKENS = 1 << 26 };
+enum {
+  MAX_TOKENS = 1 << 26,
+  GROUP_TILES = 16 /* of a thread; at 1024 channels a float32 activation of them fills a second-level cache of 1 MiB */
+};
 
 static size_t padded(size_t size_bytes) { return (size_bytes + 63) / 64 * 64; }
 
@@ -22,6 +25,7 @@ size_t spw_scratch_attention_u8(uint32_t tokens, uint32_t head_dim) {
 }
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 static size_t scratch_needed(const spw_plan *plan, uint32_t tokens) {
   size_t need = 64;
@@ -54,9 +58,13 @@ static void *take(uint8_t **at, size_t size_bytes) {
 static size_t lay_out(spw_session *s, uint8_t *base, uint32_t tiles, uint32_t batch, size_t values) {
   uint8_t *at = base;
   size_t tokens = (size_t)tiles * SPW_LANES, inputs = s->plan->header.input_count, used = 0;
-  const size_t sizes[] = {inputs * sizeof *s->inputs,     SPW_TABLES * tokens * sizeof *s->rows,
-                          tokens,                         tokens * sizeof *s->mask,
-                          batch * sizeof *s->sequences,   (batch + (size_t)1) * sizeof *s->first_item};
+  const size_t sizes[] = {inputs * sizeof *s->inputs,
+                          SPW_TABLES * tokens * sizeof *s->rows,
+                          tokens,
+                          tokens * sizeof *s->mask,
+                          batch * sizeof *s->sequences,
+                          (batch + (size_t)1) * sizeof *s->first_item,
+                          batch * sizeof *s->lengths};
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) used += padded(sizes[i]);
   used += inputs * padded(values * sizeof(int64_t));
   if (base == NULL) return used;
@@ -66,12 +74,9 @@ static size_t lay_out(spw_session *s, uint8_t *base, uint32_t tiles, uint32_t ba
   s->mask = take(&at, sizes[3]);
   s->sequences = take(&at, sizes[4]);
   s->first_item = take(&at, sizes[5]);
+  s->lengths = take(&at, sizes[6]);
   for (size_t i = 0; i < inputs; i++) s->inputs[i] = take(&at, values * sizeof(int64_t));
   return used;
-}
-
-static uint32_t length_of(const spw_request *r, uint32_t b) {
-  return r->lengths ? (uint32_t)r->lengths[b] : r->sequence;
 }
 
 static spw_status check_shape(const spw_session *s, const spw_request *r, spw_error *error) {
@@ -81,14 +86,6 @@ static spw_status check_shape(const spw_session *s, const spw_request *r, spw_er
                     r->sequence);
   if (r->sequence > SPW_MAX_PRODUCTS || (uint64_t)r->batch * (r->sequence + SPW_LANES) > MAX_TOKENS)
     return spw_fail(error, SPW_INVALID_INPUT, "batch %u of sequence %u is too large", r->batch, r->sequence);
-  for (uint32_t b = 0; b < r->batch; b++) {
-    if (r->lengths && (r->lengths[b] < 1 || (uint32_t)r->lengths[b] > r->sequence))
-      return spw_fail(error, SPW_INVALID_INPUT, "the length of sequence %u is %d: 1 to %u are possible", b,
-                      r->lengths[b], r->sequence);
-    if (length_of(r, b) > plan->position_limit)
-      return spw_fail(error, SPW_INVALID_INPUT, "a sequence of %u tokens: this model's positions end at %u",
-                      length_of(r, b), plan->position_limit);
-  }
   for (uint32_t i = 0; i < plan->header.input_count; i++)
     if (r->inputs[i].data == NULL || (r->inputs[i].type != SPW_INT32 && r->inputs[i].type != SPW_INT64))
       return spw_fail(error, SPW_INVALID_ARGUMENT, "input %s has no data or an unknown type",
@@ -99,42 +96,54 @@ static spw_status check_shape(const spw_session *s, const spw_request *r, spw_er
   return SPW_OK;
 }
 
-static uint32_t tiles_for(const spw_request *r) {
-  uint32_t tiles = 0;
-  for (uint32_t b = 0; b < r->batch; b++) tiles += (length_of(r, b) + SPW_LANES - 1) / SPW_LANES;
-  return tiles;
-}
+static uint32_t tiles_for(uint32_t tokens) { return (tokens + SPW_LANES - 1) / SPW_LANES; }
 
 static spw_status prepare_memory(spw_session *s, const spw_request *r, spw_error *error) {
-  uint32_t tiles = tiles_for(r), longest = 0;
+  uint32_t threads = spw_pool_threads(s->pool), one = tiles_for(r->sequence);
   size_t values = (size_t)r->batch * r->sequence, arena;
-  for (uint32_t b = 0; b < r->batch; b++) longest = (uint32_t)larger(longest, length_of(r, b));
+  uint32_t tiles = (uint32_t)smaller((size_t)one * r->batch, larger(one, (size_t)GROUP_TILES * threads));
   if (__builtin_mul_overflow((size_t)s->plan->header.arena_per_tile, tiles, &arena))
     return spw_fail(error, SPW_INVALID_INPUT, "batch %u of sequence %u is too large", r->batch, r->sequence);
-  s->scratch_stride = scratch_needed(s->plan, longest);
+  s->scratch_stride = scratch_needed(s->plan, r->sequence);
   spw_status status = grow(&s->arena, &s->arena_size, arena, error);
-  if (status == SPW_OK)
-    status = grow(&s->scratch, &s->scratch_size, s->scratch_stride * spw_pool_threads(s->pool), error);
+  if (status == SPW_OK) status = grow(&s->scratch, &s->scratch_size, s->scratch_stride * threads, error);
   if (status == SPW_OK)
     status = grow(&s->tokens, &s->tokens_size, lay_out(s, NULL, tiles, r->batch, values), error);
   if (status != SPW_OK) return status;
   lay_out(s, s->tokens, tiles, r->batch, values);
-  s->batch = r->batch;
+  s->all = r->batch;
   s->sequence = r->sequence;
-  s->tiles = tiles;
-  s->batch_tiles = (r->batch + SPW_LANES - 1) / SPW_LANES;
+  s->most_tiles = tiles;
+  s->first = s->batch = 0;
   s->outputs = r->outputs;
   return SPW_OK;
 }
 
-static void place_sequences(spw_session *s, const spw_request *r) {
-  uint32_t tile = 0;
-  memset(s->present, 0, (size_t)s->tiles * SPW_LANES);
-  for (uint32_t b = 0; b < r->batch; b++) {
-    s->sequences[b] = (spw_sequence){tile, length_of(r, b)};
-    memset(s->present + (size_t)tile * SPW_LANES, 1, length_of(r, b));
-    tile += (length_of(r, b) + SPW_LANES - 1) / SPW_LANES;
+static spw_status copy_lengths(spw_session *s, const spw_request *r, spw_error *error) {
+  for (uint32_t b = 0; b < s->all; b++) {
+    int32_t length = r->lengths ? r->lengths[b] : (int32_t)r->sequence;
+    if (length < 1 || (uint32_t)length > r->sequence)
+      return spw_fail(error, SPW_INVALID_INPUT, "the length of sequence %u is %d: 1 to %u are possible", b, length,
+                      r->sequence);
+    if ((uint32_t)length > s->plan->position_limit)
+      return spw_fail(error, SPW_INVALID_INPUT, "a sequence of %d tokens: this model's positions end at %u", length,
+                      s->plan->position_limit);
+    s->lengths[b] = (uint32_t)length;
   }
+  return SPW_OK;
+}
+
+bool spw_session_next(spw_session *s) {
+  s->first += s->batch;
+  s->batch = s->tiles = 0;
+  for (uint32_t b = s->first; b < s->all && s->tiles + tiles_for(s->lengths[b]) <= s->most_tiles; b++) {
+    s->sequences[s->batch++] = (spw_sequence){s->tiles, s->lengths[b]};
+    memset(s->present + (size_t)s->tiles * SPW_LANES, 0, (size_t)tiles_for(s->lengths[b]) * SPW_LANES);
+    memset(s->present + (size_t)s->tiles * SPW_LANES, 1, s->lengths[b]);
+    s->tiles += tiles_for(s->lengths[b]);
+  }
+  s->batch_tiles = tiles_for(s->batch);
+  return s->batch > 0;
 }
 
 static void copy_inputs(spw_session *s, const spw_request *r) {
@@ -153,8 +162,8 @@ static void copy_inputs(spw_session *s, const spw_request *r) {
 }
 
 static spw_status check_rows(const spw_session *s, uint32_t input, uint32_t rows, spw_error *error) {
-  for (uint32_t b = 0; b < s->batch; b++)
-    for (uint32_t t = 0; t < s->sequences[b].tokens; t++) {
+  for (uint32_t b = 0; b < s->all; b++)
+    for (uint32_t t = 0; t < s->lengths[b]; t++) {
       int64_t value = s->inputs[input][(size_t)b * s->sequence + t];
       if (value < 0 || value >= rows)
         return spw_fail(error, SPW_INVALID_INPUT,
@@ -181,8 +190,8 @@ static spw_status check_ids(const spw_session *s, spw_error *error) {
 spw_status spw_session_prepare(spw_session *s, const spw_request *r, spw_error *error) {
   spw_status status = check_shape(s, r, error);
   if (status == SPW_OK) status = prepare_memory(s, r, error);
+  if (status == SPW_OK) status = copy_lengths(s, r, error);
   if (status != SPW_OK) return status;
-  place_sequences(s, r);
   copy_inputs(s, r);
   return check_ids(s, error);
 }
@@ -221,7 +230,7 @@ spw_status spw_run(spw_session *session, const spw_request *request, spw_error *
   spw_status status = spw_session_prepare(session, request, error);
   if (status == SPW_OK) status = spw_pool_begin(session->pool, error);
   if (status == SPW_OK) {
-    spw_execute(session);
+    while (spw_session_next(session)) spw_execute(session);
     spw_pool_end(session->pool);
   }
   atomic_store(&session->running, 0);

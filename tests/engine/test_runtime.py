@@ -70,6 +70,24 @@ def test_row_100_threads_batches_and_instruction_sets_do_not_change_a_bit(
     assert all(same(result, results[0]) for result in results)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_batch_of_several_groups_equals_its_sequences_alone(threads: int) -> None:
+    given = request(61, 37, seed=3)  # up to 183 tiles of 16 tokens; a group holds 16 for each thread
+    lengths = np.random.default_rng(4).integers(1, 38, 61)
+    with CompiledModel.from_plan(PLAN, threads) as model:
+        together = model.run(given, lengths=lengths)
+        for b in range(61):
+            alone = model.run({name: values[b : b + 1] for name, values in given.items()}, lengths=lengths[b : b + 1])
+            assert same(alone, {name: values[b : b + 1] for name, values in together.items()}), b
+
+
+def test_row_93_a_wrong_id_in_the_last_group_is_found_before_anything_runs(model: CompiledModel) -> None:
+    given = request(61, 37)
+    given["ids"][60, 36] = LIMIT
+    with pytest.raises(InputError, match=r"60, 36"):
+        model.run(given)
+
+
 def test_lengths_compute_what_a_shorter_sequence_computes(model: CompiledModel) -> None:
     given = request(2, 40)
     got = model.run(given, lengths=[40, 18])

@@ -42,9 +42,11 @@ def fill(settings: Settings, gib: float) -> None:
             file.write(os.urandom(BLOCK_BYTES))
     admin.upgrade(settings)
     token = admin.create_token(settings, "benchmark", None, ["write:*"])
-    with served(settings) as url:
+    with served(settings) as program:
         home = settings.storage / "home"
-        zoo.publish(model, f"zoo:{NAME}", settings=zoo.Settings(home=home, cache=home, endpoint=url, token=token))
+        zoo.publish(
+            model, f"zoo:{NAME}", settings=zoo.Settings(home=home, cache=home, endpoint=program.url, token=token)
+        )
     shutil.rmtree(model)
 
 
@@ -119,8 +121,8 @@ def main() -> None:
     if given.action == "fill":
         fill(settings, given.gib)
         return
-    with served(settings) as url:
-        print(json.dumps(measure(Clients(url, settings.storage, given.hf), given.rounds), indent=1))
+    with served(settings) as program:
+        print(json.dumps(measure(Clients(program.url, settings.storage, given.hf), given.rounds), indent=1))
 
 
 if __name__ == "__main__":

@@ -77,9 +77,9 @@ def main() -> None:
         folder = Path(name)
         settings = Settings(storage=folder / "store")
         admin.upgrade(settings)
-        with served(settings) as url:
-            digest = publish(settings, url, folder)
-            print(json.dumps(measure(url, folder, digest, given.zoo.absolute(), given.rounds), indent=1))
+        with served(settings) as program:
+            digest = publish(settings, program.url, folder)
+            print(json.dumps(measure(program.url, folder, digest, given.zoo.absolute(), given.rounds), indent=1))
 
 
 if __name__ == "__main__":

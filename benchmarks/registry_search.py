@@ -165,8 +165,8 @@ def main() -> None:
         print(json.dumps({"models": given.models, "seconds": round(time.monotonic() - started)}))
         return
     other = Settings(storage=given.against, database_url=given.against_url)
-    with served(settings) as big_url, served(other) as small_url:
-        big, small = (http.client.HTTPConnection(urlsplit(url).netloc, timeout=60) for url in (big_url, small_url))
+    with served(settings) as one, served(other) as two:
+        big, small = (http.client.HTTPConnection(urlsplit(it.url).netloc, timeout=60) for it in (one, two))
         searches(big, 50)
         result = lookups(big, small, 1_000, given.models) | searches(big, 800)
     print(json.dumps({"database": re.match(r"\w+", settings.database)[0], "models": given.models, **result}, indent=1))  # type: ignore[index]

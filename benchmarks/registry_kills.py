@@ -119,7 +119,7 @@ def kill_pulls(bench: Bench, kills: int, size_bytes: int) -> Counter[str]:
     digest = zoo.publish(bench.model, NAME, settings=bench.user).digest
     manifest = zoo.resolve(f"{NAME}@{digest}", settings=bench.user).manifest
     cache, found = Cache(bench.user.cache), Counter[str]()
-    whole_s = min(_pull_anew(bench) for _ in range(3))
+    whole_s = min(_pull_anew(bench) for _ in range(2))
     while found["cut_off"] < kills:
         shutil.rmtree(cache.root)
         found["cut_off"] += bench.cut_off("pull", bench.draw.uniform(0, whole_s))
@@ -152,7 +152,7 @@ def kill_publishing(bench: Bench, kills: int, sizes: tuple[int, ...], *, registr
     found = Counter[str]()
     whole_s = {}
     for size_bytes in sizes:
-        whole_s[size_bytes] = min(_publish_anew(bench, size_bytes) for _ in range(3))
+        whole_s[size_bytes] = min(_publish_anew(bench, size_bytes) for _ in range(2))
     while found["cut_off"] < kills:
         size_bytes, before = bench.draw.choice(sizes), bench.versions()
         bench.write_model(size_bytes)

@@ -20,14 +20,14 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 @pytest.mark.slow
 def test_row_20_a_pull_killed_at_any_moment_leaves_no_wrong_byte(bench: Bench) -> None:
-    found = kill_pulls(bench, 4, 8 * MIB)
-    assert found["completed"] >= found["cut_off"] == 4
+    found = kill_pulls(bench, 3, 8 * MIB)
+    assert found["completed"] >= found["cut_off"] == 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("registry", [False, True], ids=["publisher", "registry"])
 def test_row_18_publishing_killed_at_any_moment_leaves_no_half_version(bench: Bench, registry: bool) -> None:
-    found = kill_publishing(bench, 2, (MIB, 33 * MIB), registry=registry)
+    found = kill_publishing(bench, 2, (33 * MIB,), registry=registry)
     assert found["completed"] >= found["cut_off"] == 2
 
 

@@ -135,6 +135,7 @@ def test_public_names_are_exactly_these() -> None:
     errors = [
         "Access",
         "Cache",
+        "Check",
         "Conflict",
         "Integrity",
         "Manifest",
@@ -147,7 +148,7 @@ def test_public_names_are_exactly_these() -> None:
         "Zoo",
     ]
     types = ["Manifest", "ProgressEvent", "Recipe", "Role", "Settings", "Stub", "ZooWarning"]
-    functions = ["publish", "pull", "resolve", "search"]
+    functions = ["publish", "publish_benchmark", "pull", "resolve", "search"]
     assert sorted(zoo.__all__) == dir(zoo) == sorted([*(f"{name}Error" for name in errors), *types, *functions])
     for name in zoo.__all__:
         assert getattr(zoo, name).__name__ == name

@@ -370,7 +370,7 @@ def test_rm_leaves_the_files_of_another_version(settings: Settings, registry: st
 
 
 @pytest.mark.usefixtures("published")
-def test_prune_leaves_what_is_used_and_what_was_last_used(settings: Settings) -> None:
+def test_row_29_prune_leaves_what_is_used_and_what_was_last_used(settings: Settings) -> None:
     folder = zoo.pull(LONG, settings=settings)
     index = folder.with_name(folder.name + ".json")
     assert housekeeping.prune(max_age_s=0, settings=settings).freed_bytes == 0

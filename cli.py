@@ -90,7 +90,7 @@ def prune_cache(
     max_age_days: Annotated[float, typer.Option(min=0, help="remove what was not used for this long")] = 30,
     dry_run: Annotated[bool, typer.Option(help="only say what would go")] = False,
 ) -> None:
-    """Remove models and plans that were not used for a while."""
+    """Remove models and plans that were not used for a while; models that a process maps or fetches stay."""
     from engine.plan_cache import prune_plans
     from zoo.housekeeping import prune
     from zoo.settings import Settings

@@ -5,6 +5,7 @@
     refs/<endpoint>/<name>/<pin>.json          what a registry answered last for a name and pin
     models/<name>/<64 hex>/...                 a version's files: read-only files of its own, never links
     models/<name>/<64 hex>.json                index, written last: size and time of each file that was put there
+    models/<name>/<64 hex>.<nonce>.removed/    a version on its way out
     partial/  quarantine/                      downloads and copies under way; bytes that were wrong
 
 Every file comes into its place whole, by one rename, so that a killed process leaves nothing that a later one trusts.
@@ -18,7 +19,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
+import secrets
 import shutil
 import stat
 import time
@@ -37,6 +40,7 @@ from zoo.stub import Stub
 from zoo.version import VersionView
 
 FORMAT = "1"
+_LEFTOVERS = ("partial/*", "quarantine/*", "models/*/*.removed", "blobs/*/*")
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Models that can be fetched again. See https://bford.info/cachedir/\n"
 
 
@@ -225,33 +229,66 @@ class Cache:
         with suppress(OSError):
             os.utime(index_path(self.model_folder(manifest)))
 
-    def remove_version(self, manifest: Manifest, *, dry_run: bool = False) -> int:
-        """Removes a version with its files; returns the bytes that became free.
+    def used_at(self, manifest: Manifest) -> float:
+        """When a version was used last, in seconds since 1970; a time in the future, after a clock jump, is now."""
+        now = time.time()
+        try:
+            return min(index_path(self.model_folder(manifest)).stat().st_mtime, now)
+        except OSError:
+            return now
 
-        The order leaves nothing that looks whole if the process ends in between.
+    def size_bytes(self, manifest: Manifest) -> int:
+        """Bytes that become free when a version is removed."""
+        return _bytes_in(self.model_folder(manifest))
+
+    def remove_version(self, manifest: Manifest, unless_used_after: float = math.inf) -> bool:
+        """Removes a version with its files, unless it was used after that time; returns whether it did.
+
+        The files go out of their place first. Who uses the version touches it before looking for its files, so either
+        the touch is seen here and they come back, or they are seen to be absent there and are fetched again.
         """
         folder, digest = self.model_folder(manifest), manifest.digest()
+        aside = folder.with_name(f"{folder.name}.{secrets.token_hex(8)}.removed")
         with self.guarded("remove", folder):
-            freed_bytes = sum(size_of(path) or 0 for path in folder.rglob("*"))
-            if dry_run:
-                return freed_bytes
-            for path in [path for path, ref in self.refs() if ref.digest == digest]:
-                path.unlink(missing_ok=True)
-            index_path(folder).unlink(missing_ok=True)
-            if folder.exists():
-                shutil.rmtree(folder)
-            self._manifest_path(digest).unlink(missing_ok=True)
-        return freed_bytes
+            with suppress(FileNotFoundError):
+                os.utime(folder)  # a sweep goes by it
+                folder.replace(aside)
+            if is_kept := self.used_at(manifest) > unless_used_after:
+                with suppress(OSError):  # fetched anew meanwhile
+                    aside.replace(folder)
+            else:
+                self._forget(digest, folder)
+            with suppress(FileNotFoundError):
+                shutil.rmtree(aside)
+        return not is_kept
 
     def sweep(self, age_s: float, *, dry_run: bool = False) -> int:
-        """Removes partial and wrong files that are older than that; returns the bytes freed."""
+        """Removes leftovers that are older than that; returns the bytes freed.
+
+        Those are partial and wrong files, versions whose removal was cut off, and the store of blobs that a cache had
+        before each file was kept once.
+        """
         freed_bytes = 0
-        for path in [path for part in ("partial", "quarantine") for path in (self.root / part).glob("*")]:
-            with self.guarded("remove", path), suppress(FileNotFoundError, IsADirectoryError):
-                if time.time() - path.lstat().st_mtime > age_s:
-                    freed_bytes += size_of(path) or 0
-                    path.unlink() if not dry_run else None
+        for path in [path for pattern in _LEFTOVERS for path in self.root.glob(pattern)]:
+            with self.guarded("remove", path), suppress(FileNotFoundError):
+                status = path.lstat()
+                if time.time() - status.st_mtime <= age_s:
+                    continue
+                is_folder = stat.S_ISDIR(status.st_mode)
+                freed_bytes += _bytes_in(path) if is_folder else status.st_size
+                if not dry_run:
+                    shutil.rmtree(path) if is_folder else path.unlink()
+        for name in () if dry_run else ("blobs/sha256", "blobs"):
+            with suppress(OSError):  # absent, or not empty
+                (self.root / name).rmdir()
         return freed_bytes
+
+    def _forget(self, digest: str, folder: Path) -> None:
+        """Removes what says that a version is here; the manifest, by which it is found, last."""
+        for path in [path for path, ref in self.refs() if ref.digest == digest]:
+            path.unlink(missing_ok=True)
+        index_path(folder).unlink(missing_ok=True)
+        self._manifest_path(digest).unlink(missing_ok=True)
 
     def _note(self, manifest: Manifest, entry: FileEntry) -> None:
         folder = self.model_folder(manifest)
@@ -301,6 +338,10 @@ def index_path(folder: Path) -> Path:
 def read_index(folder: Path) -> dict[str, Any]:
     """Size and time, by path, of each file that was put into a model folder."""
     return _read_json(index_path(folder))
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(size_of(path) or 0 for path in folder.rglob("*"))
 
 
 def _bytes_of(path: Path) -> bytes:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from zoo.cache import Cache, index_path, read_index, safe_name
+from zoo.cache import Cache, read_index, safe_name
 from zoo.disk import hash_file
 from zoo.errors import NotFoundError, UnavailableError
 from zoo.manifest import FileEntry, Manifest
+from zoo.partial import claimed_digests
 from zoo.progress import Meter, Progress, ZooWarning
 from zoo.resolver import Resolver
 from zoo.settings import Settings
@@ -20,6 +24,7 @@ from zoo.stub import Stub
 
 IN_USE_S = 3600.0
 LEFTOVER_S = 7 * 86400.0
+_MAPPED = re.compile(r"/models/[^/\n]+/([0-9a-f]{64})/")
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def rm(stub: str | Stub, *, settings: Settings | None = None) -> Removed:
         digests = {ref.digest for path, ref in cache.refs() if path.parent.name == folder}
     if not any(cache.read_manifest(digest) for digest in digests):
         raise NotFoundError(f"{wanted} isn't in the cache {cache.root}; `zoo ls` shows what is")
-    return _remove(cache, digests, dry_run=False)
+    return _remove(cache, digests)
 
 
 def prune(
@@ -119,18 +124,18 @@ def prune(
 ) -> Removed:
     """Removes versions that weren't used for `max_age_s` seconds, and what nothing refers to.
 
-    The `keep` last used versions of each model stay, and so does everything used within the last hour. A time in the
-    future, after a clock jump, counts as now.
+    The `keep` last used versions of each model stay, and so does everything used within the last hour, being fetched,
+    or mapped by a running process. A time in the future, after a clock jump, counts as now.
     """
     cache = _open(settings)
-    now = time.time()
+    used_before = -math.inf if max_age_s is None else time.time() - max(max_age_s, IN_USE_S)
     places: dict[str, int] = {}
     old = []
     for item in ls(settings=settings):
         places[item.name] = places.get(item.name, 0) + 1
-        if max_age_s is not None and now - item.used_at > max(max_age_s, IN_USE_S) and places[item.name] > keep:
+        if item.used_at < used_before and places[item.name] > keep:
             old.append(item.digest)
-    removed = _remove(cache, old, dry_run=dry_run)
+    removed = _remove(cache, old and _idle(cache, old), used_before, dry_run=dry_run)
     swept_bytes = cache.sweep(LEFTOVER_S, dry_run=dry_run)
     return Removed(removed.versions, removed.freed_bytes + swept_bytes)
 
@@ -173,15 +178,46 @@ def _describe(cache: Cache, manifest: Manifest, entries: list[FileEntry], pins: 
         pins=tuple(sorted(pins.get(digest, ()))),
         roles=tuple(sorted({entry.role.value for entry in entries})),
         size_bytes=sum(entry.size_bytes for entry in entries),
-        used_at=min(index_path(folder).stat().st_mtime, time.time()),
+        used_at=cache.used_at(manifest),
         path=folder,
     )
 
 
-def _remove(cache: Cache, digests: Iterable[str], *, dry_run: bool) -> Removed:
-    gone = {digest: manifest for digest in digests if (manifest := cache.read_manifest(digest))}
-    freed_bytes = sum(cache.remove_version(manifest, dry_run=dry_run) for manifest in gone.values())
-    return Removed(tuple(f"{manifest.name}@{digest}" for digest, manifest in gone.items()), freed_bytes)
+def _idle(cache: Cache, digests: Iterable[str]) -> list[str]:
+    """Those versions of which no process maps or fetches a file."""
+    mapped, fetched = _mapped_versions(), claimed_digests(cache)
+    known = {digest: manifest for digest in digests if (manifest := cache.read_manifest(digest))}
+    return [
+        digest
+        for digest, manifest in known.items()
+        if digest not in mapped and fetched.isdisjoint(entry.sha256 for entry in manifest.files)
+    ]
+
+
+def _mapped_versions() -> set[str]:
+    """The digests of versions of which a process maps a file, as a runtime does with a model's plan or weights.
+
+    /proc/PID/maps tells it, see proc(5): of other users' processes to root alone, elsewhere than on Linux not at all.
+    """
+    found: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):
+            found.update(_MAPPED.findall(maps.read_text("utf-8", "replace")))
+    return {f"sha256:{hexa}" for hexa in found}
+
+
+def _remove(cache: Cache, digests: Iterable[str], used_before: float = math.inf, *, dry_run: bool = False) -> Removed:
+    """Removes versions but those that were used again since it was looked which are old."""
+    removed, freed_bytes = [], 0
+    for digest in digests:
+        manifest = cache.read_manifest(digest)
+        if manifest is None:
+            continue
+        size_bytes = cache.size_bytes(manifest)
+        if dry_run or cache.remove_version(manifest, used_before):
+            removed.append(f"{manifest.name}@{digest}")
+            freed_bytes += size_bytes
+    return Removed(tuple(removed), freed_bytes)
 
 
 def _targets(cache: Cache) -> dict[Path, str]:

@@ -146,6 +146,12 @@ class Partial:
             return
 
 
+def claimed_digests(cache: Cache) -> set[str]:
+    """The digests that are being fetched: those whose owner isn't certainly dead."""
+    claims = [(claim, _Owner.read(claim)) for claim in cache.partial_folder().glob("*.owner")]
+    return {f"sha256:{claim.stem}" for claim, owner in claims if owner is None or owner.state(claim) is not _State.DEAD}
+
+
 def _silence_s(claim: Path) -> float:
     """Seconds since the last heartbeat; a time in the future, after a clock jump, counts as well."""
     try:

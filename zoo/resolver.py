@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zoo.client import RegistryClient
 
 _FOLDERS = frozenset({Role.TRAINING, Role.DEPLOYMENT, Role.SAMPLE_INPUTS, Role.SAMPLE_OUTPUTS})
+_ROUNDS = 3
 _RECIPE_ENDINGS = (".md", ".yaml", ".yml")
 
 
@@ -127,12 +128,17 @@ class Resolver:
         return path_of(folder, entries, role)
 
     def fetch(self, manifest: Manifest, entries: Sequence[FileEntry], stub: Stub) -> Path:
-        """Puts the files into the model folder, downloading what the cache lacks; returns the folder."""
-        self.cache.touch(manifest)
-        wanted = self.cache.not_in_place(manifest, entries)
-        if wanted:
+        """Puts the files into the model folder, downloading what the cache lacks; returns the folder.
+
+        It looks again when it has done so, since another process may have removed the version meanwhile.
+        """
+        for _ in range(_ROUNDS):
+            self.cache.touch(manifest)
+            wanted = self.cache.not_in_place(manifest, entries)
+            if not wanted:
+                return self.cache.model_folder(manifest)
             self.restore(manifest, wanted, stub)
-        return self.cache.model_folder(manifest)
+        raise CacheError(f"files of {stub} vanish from the cache {self.cache.root} as they come; who removes them?")
 
     def restore(self, manifest: Manifest, entries: Sequence[FileEntry], stub: Stub) -> None:
         """Puts files into the model folder: what the cache has is copied, the rest is downloaded."""
@@ -148,6 +154,7 @@ class Resolver:
             with meter.file(entry.path, entry.size_bytes) as report:
                 connect = partial(self._blobs, entry, stub)
                 fetch_file(connect, self.cache, manifest, entry, self._settings.patience, report)
+        self.cache.write_manifest(manifest)
 
     def _known(self, stub: Stub) -> VersionView | None:
         """The version as far as the cache knows it."""

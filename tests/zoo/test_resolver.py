@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +22,7 @@ from tests.zoo import fault_server as faulty
 from tests.zoo.fault_server import FaultServer
 from tests.zoo.live_registry import serving
 from zoo import housekeeping
+from zoo.cache import Cache
 from zoo.errors import IntegrityError, NotFoundError, StubError, UnavailableError
 from zoo.manifest import Role
 from zoo.progress import ProgressEvent, ZooWarning
@@ -383,6 +385,37 @@ def test_row_29_prune_leaves_what_is_used_and_what_was_last_used(settings: Setti
     assert housekeeping.prune(max_age_s=86_400, settings=settings).freed_bytes > 11_000
     assert not folder.exists()
     assert content(zoo.pull(LONG, settings=settings))
+
+
+@pytest.mark.usefixtures("published")
+def test_row_28_a_version_used_while_it_is_being_pruned_stays(settings: Settings) -> None:
+    manifest = zoo.resolve(LONG, settings=settings).manifest
+    folder, cache = zoo.pull(LONG, settings=settings), Cache.open(settings.cache)
+    before = content(folder)
+    assert not cache.remove_version(manifest, time.time() - 60)
+    assert content(folder) == before
+    assert housekeeping.ls(settings=settings)[0].path == folder
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name, f"{folder.name}.json"}
+
+
+def test_prune_removes_what_older_releases_and_kills_left(settings: Settings) -> None:
+    cache = Cache.open(settings.cache)
+    old = [cache.root / name for name in ("blobs/sha256/ab/abcd", "models/a/ff.1.removed/model.onnx", "partial/x.part")]
+    young = [cache.root / name for name in ("blobs/sha256/cd/cdef", "models/a/ff.2.removed/model.onnx")]
+    for path in (*old, *young):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"left")
+    for path in old:
+        for part in (path, path.parent):
+            os.utime(part, (1_000, 1_000))
+    assert housekeeping.prune(dry_run=True, settings=settings).freed_bytes == 12
+    assert all(path.exists() for path in old)
+    assert housekeeping.prune(settings=settings).freed_bytes == 12
+    assert not any(path.exists() for path in old)
+    assert all(path.exists() for path in young)
+    os.utime(young[0].parent, (1_000, 1_000))
+    assert housekeeping.prune(settings=settings).freed_bytes == 4
+    assert not (cache.root / "blobs").exists()
 
 
 def test_a_folder_of_the_cache_replaced_by_a_link_is_not_written_through(

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 
 from registry.errors import RegistryError
@@ -90,6 +91,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RegistryError, _on_registry_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientDisconnect, _on_departure)
     app.add_exception_handler(Exception, _on_bug)
     described = app.openapi
     app.openapi = lambda: _with_problems(described())  # type: ignore[method-assign]  # FastAPI's own way to extend it
@@ -147,6 +149,11 @@ def _allowed(request: Request) -> str:
         if compile_path(template)[0].match(request.url.path):
             found.update(method.upper() for method in methods)
     return ", ".join(sorted(found)) or "GET"
+
+
+async def _on_departure(_request: Request, _error: Exception) -> Response:
+    """For the log alone, since nobody reads the answer; nginx has this status for it."""
+    return Response(status_code=499)
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:

@@ -111,6 +111,8 @@ def test_row_45_a_client_that_goes_away_leaves_nothing(shared_program: Program) 
     assert wait_for(lambda: list(incoming.iterdir()))
     opened.close()
     assert wait_for(lambda: not list(incoming.iterdir()))
+    assert wait_for(lambda: f"PUT /api/v1/blobs/{digest_of(DATA)} 499" in shared_program.log.read_text())
+    assert "Traceback" not in shared_program.log.read_text()
 
 
 def test_row_45_a_silent_uploader_is_sent_away(shared_program: Program) -> None:

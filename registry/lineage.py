@@ -39,11 +39,22 @@ def users_seen(session: Session, version: Version, caller: Caller) -> list[User]
 
 
 def users_of(session: Session, version: Version) -> list[tuple[Lineage, Version]]:
-    """Versions of other models that were made from this version, or by a recipe file that it holds."""
+    """Versions of other models that were made from this version, or by a recipe file that it holds.
+
+    A file says not who had it first: what this version was made from isn't a user of the recipe that both hold.
+    """
     names = version_queries.names_of(session, version.model_id)
     recipes = version_queries.digests_of(session, version.id, Role.RECIPE)
+    sources = [queries.holder_of(session, row.target) for row in version_queries.made_from(session, version.id)]
+    origins = {source.id for source in sources if source is not None}
     found = version_queries.used_by(session, [*names, *recipes])
-    return [(row, user) for row, user in found if user.model_id != version.model_id and _means(row, version, recipes)]
+    return [
+        (row, user)
+        for row, user in found
+        if user.model_id != version.model_id
+        and _means(row, version, recipes)
+        and not (row.target in recipes and user.model_id in origins)
+    ]
 
 
 def users_of_digest(session: Session, digest: str, caller: Caller) -> list[User]:
@@ -52,7 +63,9 @@ def users_of_digest(session: Session, digest: str, caller: Caller) -> list[User]
 
 
 def _seen(found: Sequence[tuple[Lineage, Version]], caller: Caller) -> list[User]:
-    return [_user(row, user) for row, user in found if _is_there(user.model, caller)]
+    """The users that are there for the caller, each once for a relation."""
+    seen = [_user(row, user) for row, user in found if _is_there(user.model, caller)]
+    return list({(user.relation, user.stub): user for user in seen}.values())
 
 
 def _is_there(model: Model, caller: Caller) -> bool:

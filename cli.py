@@ -23,7 +23,7 @@ from zoo.commands import app as zoo_app
 from zoo.commands.arguments import StubArgument
 from zoo.commands.cache import app as cache_app
 from zoo.commands.training import export
-from zoo.terminal import Output, show_warnings_plainly, size_text, transfer_bars
+from zoo.terminal import Output, show_warnings_plainly, size_text, step_bars, transfer_bars
 
 EXIT_UNSUPPORTED = 7
 EXIT_INTERRUPTED = 130
@@ -61,11 +61,17 @@ def mirror_registry(
     Example: zoo registry mirror https://models.example --name nlp/ --name @acme/ --folder /srv/zoo
     """
     from registry import admin
+    from zoo.progress import ProgressEvent
     from zoo.remote import RemoteRegistry
 
     settings = settings_of(folder, database_url)
-    with transfer_bars() as progress, RemoteRegistry(url, settings.storage / "mirror", progress) as source:
-        report = admin.mirror(settings, source, name or ())
+    with step_bars() as progress:
+
+        def transferred(event: ProgressEvent) -> None:
+            progress(event.action, event.done_bytes, event.total_bytes, in_bytes=True)
+
+        with RemoteRegistry(url, settings.storage / "mirror", transferred) as source:
+            report = admin.mirror(settings, source, name or (), progress)
     for stub, reason in report.refused.items():
         typer.echo(f"left out: {stub}: {reason}", err=True)
     told = f"{report.added} new, {report.changed} changed, {report.known} known; {size_text(report.size_bytes)}"

@@ -25,12 +25,12 @@ from registry.errors import InvalidRequestError, TakenError, UnknownBlobError, U
 from registry.exchange import ExchangeReport
 from registry.mirror import MirrorReport, Source
 from registry.mirror import mirror as copy_versions
+from registry.progress import Report, Sizes, counted, silent
 from registry.service import Registry
 from registry.settings import Settings
 from registry.static import StaticReport
 from registry.storage import BlobStore, open_store
 from registry.tables import Token
-from registry.tar import Counting
 from zoo.stub import PREFIX
 
 GRACE = timedelta(days=1)
@@ -92,7 +92,7 @@ def upgrade(settings: Settings) -> str:
         database.close()
 
 
-def gc(settings: Settings, grace: timedelta = GRACE, *, dry_run: bool = False) -> GcReport:
+def gc(settings: Settings, grace: timedelta = GRACE, *, dry_run: bool = False, report: Report = silent) -> GcReport:
     """Removes blobs that no version names and that were sent before the grace period, and abandoned uploads.
 
     A registry may be serving meanwhile: row and bytes go together, while the row is held.
@@ -103,10 +103,10 @@ def gc(settings: Settings, grace: timedelta = GRACE, *, dry_run: bool = False) -
         with database.read() as session:
             orphans = {blob.digest: blob.size_bytes for blob in blob_queries.orphan_blobs(session, limit)}
             recorded = {digest for digest, _ in blob_queries.all_blobs(session)}
-        for blob in store.blobs():
+        for blob in counted(store.blobs(), report, "files looked at"):
             if blob.digest not in recorded and blob.stored_at < limit.timestamp():
                 orphans[blob.digest] = blob.size_bytes
-        for digest, size in sorted(orphans.items()):
+        for digest, size in counted(sorted(orphans.items()), report, "files removed", len(orphans)):
             if dry_run or database.write(partial(_sweep, store=store, digest=digest, limit=limit)):
                 removed.append(digest)
                 freed += size
@@ -123,7 +123,7 @@ def _sweep(session: Session, *, store: BlobStore, digest: str, limit: datetime) 
     return True
 
 
-def scrub(settings: Settings) -> ScrubReport:
+def scrub(settings: Settings, report: Report = silent) -> ScrubReport:
     """Reads every recorded blob again and compares its digest.
 
     A damaged blob is marked, so that it is no longer served, and is asked for when somebody publishes it again.
@@ -131,26 +131,26 @@ def scrub(settings: Settings) -> ScrubReport:
     with _open(settings) as (database, store):
         with database.read() as session:
             blobs = dict(blob_queries.all_blobs(session))
-        report = ScrubReport(checked=len(blobs))
+        found, sizes = ScrubReport(checked=len(blobs)), Sizes(report, "files", sum(blobs.values()))
         for digest, size in blobs.items():
-            actual = _rehash(store, digest)
+            actual = _rehash(store, digest, sizes)
             is_sound = actual == (digest, size)
             database.write(partial(blob_queries.mark_checked, digest=digest, now=datetime.now(UTC), is_sound=is_sound))
             if not is_sound:
                 with database.read() as session:
                     users = blob_queries.versions_with_blob(session, digest)
                     stubs = [f"{PREFIX}{version.model.full_name}@v{version.number}" for version in users]
-                (report.missing if actual is None else report.damaged)[digest] = stubs
-    return report
+                (found.missing if actual is None else found.damaged)[digest] = stubs
+    return found
 
 
-def _rehash(store: BlobStore, digest: str) -> tuple[str, int] | None:
+def _rehash(store: BlobStore, digest: str, sizes: Sizes) -> tuple[str, int] | None:
     stored = store.size(digest)
     if stored is None:
         return None
     total, size = hashlib.sha256(), 0
     try:
-        for block in store.read(digest, 0, stored):
+        for block in sizes.blocks(store.read(digest, 0, stored)):
             total.update(block)
             size += len(block)
     except UnknownBlobError:  # deleted since
@@ -158,42 +158,40 @@ def _rehash(store: BlobStore, digest: str) -> tuple[str, int] | None:
     return "sha256:" + total.hexdigest(), size
 
 
-def backup(settings: Settings, path: Path) -> BundleReport:
+def backup(settings: Settings, path: Path, report: Report = silent) -> BundleReport:
     """Writes the whole registry into one file; see `registry.bundle`."""
     with _open(settings) as (database, store):
-        return bundle.backup(database, Blobs(database, store), path)
+        return bundle.backup(database, Blobs(database, store), path, report)
 
 
-def restore(settings: Settings, path: Path) -> BundleReport:
+def restore(settings: Settings, path: Path, report: Report = silent) -> BundleReport:
     """Fills a new, empty registry from a backup."""
     with _open(settings) as (database, store):
-        return bundle.restore(database, Blobs(database, store), path)
+        return bundle.restore(database, Blobs(database, store), path, report)
 
 
-def export_bundle(
-    settings: Settings, path: Path, stubs: Sequence[str] = (), counting: Counting = lambda _done, _all: None
-) -> ExchangeReport:
+def export_bundle(settings: Settings, path: Path, stubs: Sequence[str] = (), report: Report = silent) -> ExchangeReport:
     """Writes versions into one file that another registry imports; see `registry.exchange`."""
     with _open(settings) as (database, store):
-        return exchange.export_bundle(Registry(database, Blobs(database, store)), path, stubs, counting)
+        return exchange.export_bundle(Registry(database, Blobs(database, store)), path, stubs, report)
 
 
-def import_bundle(settings: Settings, path: Path, counting: Counting = lambda _done, _all: None) -> ExchangeReport:
+def import_bundle(settings: Settings, path: Path, report: Report = silent) -> ExchangeReport:
     """Takes in the versions of a bundle, beside what is here; a registry may be serving meanwhile."""
     with _open(settings) as (database, store):
-        return exchange.import_bundle(Registry(database, Blobs(database, store)), path, counting)
+        return exchange.import_bundle(Registry(database, Blobs(database, store)), path, report)
 
 
-def mirror(settings: Settings, source: Source, prefixes: Sequence[str] = ()) -> MirrorReport:
+def mirror(settings: Settings, source: Source, prefixes: Sequence[str] = (), report: Report = silent) -> MirrorReport:
     """Copies what is missing from another registry; see `registry.mirror`. A registry may be serving meanwhile."""
     with _open(settings) as (database, store):
-        return copy_versions(Registry(database, Blobs(database, store)), source, prefixes)
+        return copy_versions(Registry(database, Blobs(database, store)), source, prefixes, report)
 
 
-def export_static(settings: Settings, folder: Path) -> StaticReport:
+def export_static(settings: Settings, folder: Path, report: Report = silent) -> StaticReport:
     """Writes every public model into a folder that any web server can serve."""
     with _open(settings) as (database, store):
-        return static.export_static(Registry(database, Blobs(database, store)), folder)
+        return static.export_static(Registry(database, Blobs(database, store)), folder, report)
 
 
 def create_token(

@@ -32,6 +32,7 @@ from registry import blob_queries, listings, migrate
 from registry.blobs import Blobs
 from registry.db import Database
 from registry.errors import BundleError
+from registry.progress import Report, counted, silent
 from registry.tables import Base, UtcDateTime
 from registry.tar import add_blobs, add_file, digest_of_entry, reading, writing
 
@@ -51,7 +52,7 @@ class BundleReport:
     size_bytes: int
 
 
-def backup(database: Database, blobs: Blobs, path: Path) -> BundleReport:
+def backup(database: Database, blobs: Blobs, path: Path, report: Report = silent) -> BundleReport:
     """Writes the bundle, whole or not at all; the registry may serve meanwhile.
 
     Raises `DamagedBlobError` for a blob that can't be read back as it came: scrub, and heal it first. Raises
@@ -60,12 +61,12 @@ def backup(database: Database, blobs: Blobs, path: Path) -> BundleReport:
     with ExitStack() as stack:
         files = {table.name: stack.enter_context(tempfile.TemporaryFile()) for table in _tables()}
         with database.snapshot() as session:
-            counts = {table.name: _dump(session, table, files[table.name]) for table in _tables()}
-            named = [digest for digest, _ in blob_queries.all_blobs(session)]
+            counts = {table.name: _dump(session, table, files[table.name], report) for table in _tables()}
+            named = dict(blob_queries.all_blobs(session))
             revision = ", ".join(migrate.current(session.connection()))
         head = {"format": FORMAT, "revision": revision, "rows": counts, "blobs": len(named)}
         with writing(path, head) as tar:
-            size_bytes = add_blobs(tar, blobs, named)
+            size_bytes = add_blobs(tar, blobs, named, report)
             for name, file in files.items():
                 size = file.tell()
                 file.seek(0)
@@ -73,7 +74,7 @@ def backup(database: Database, blobs: Blobs, path: Path) -> BundleReport:
     return BundleReport(sum(counts.values()), len(named), size_bytes)
 
 
-def restore(database: Database, blobs: Blobs, path: Path) -> BundleReport:
+def restore(database: Database, blobs: Blobs, path: Path, report: Report = silent) -> BundleReport:
     """Fills an empty registry from a bundle: blobs first, then all rows in one transaction.
 
     Raises `BundleError` for a file that is no whole bundle of this schema, or a registry that isn't empty; its rows
@@ -81,7 +82,7 @@ def restore(database: Database, blobs: Blobs, path: Path) -> BundleReport:
     """
     tables = {table.name: table for table in _tables()}
     count, size_bytes, rows = 0, 0, dict[str, int]()
-    with reading(path, _HEAD) as (head, entries):
+    with reading(path, _HEAD, report) as (head, entries):
         _check_head(head, database)
         for name, stream in entries:
             digest = digest_of_entry(name)
@@ -94,7 +95,7 @@ def restore(database: Database, blobs: Blobs, path: Path) -> BundleReport:
             count, size_bytes = count + 1, size_bytes + file.size_bytes
     if count != head["blobs"] or rows != head["rows"] or list(rows) != list(tables):
         raise BundleError("the bundle is cut off: it holds less than it says; nothing was restored")
-    database.write(partial(_insert, path=path, tables=tables))
+    database.write(partial(_insert, path=path, tables=tables, rows=sum(rows.values()), report=report))
     return BundleReport(sum(rows.values()), count, size_bytes)
 
 
@@ -112,8 +113,9 @@ def _check_head(head: dict[str, Any], database: Database) -> None:
         )
 
 
-def _insert(session: Session, *, path: Path, tables: dict[str, Table]) -> None:
+def _insert(session: Session, *, path: Path, tables: dict[str, Table], rows: int, report: Report) -> None:
     """Reads the rows once more, each table's in the order in which others refer to it."""
+    done = 0
     with reading(path, _HEAD) as (_, entries):
         for name, stream in entries:
             if digest_of_entry(name) is not None:
@@ -121,9 +123,11 @@ def _insert(session: Session, *, path: Path, tables: dict[str, Table]) -> None:
             table = _table_of(name, tables)
             for batch in _batches(stream, table):
                 session.execute(insert(table), batch)
+                done += len(batch)
+                report("rows", done, rows)
             if session.get_bind().dialect.name == "postgresql" and table.primary_key.columns.keys() == ["id"]:
                 _advance(session, table.name)
-    listings.complete(session)
+    listings.complete(session, report)
 
 
 def _advance(session: Session, name: str) -> None:
@@ -145,10 +149,10 @@ def _table_of(name: str, tables: dict[str, Table]) -> Table:
     return tables[match[1]]
 
 
-def _dump(session: Session, table: Table, file: IO[bytes]) -> int:
+def _dump(session: Session, table: Table, file: IO[bytes], report: Report) -> int:
     """Writes a table's rows as lines; returns their number."""
-    count = 0
-    for row in session.execute(select(table).execution_options(yield_per=_BATCH)).mappings():
+    count, rows = 0, session.execute(select(table).execution_options(yield_per=_BATCH)).mappings()
+    for row in counted(rows, report, f"rows of {table.name}"):
         file.write(json.dumps(dict(row), default=_encode).encode() + b"\n")
         count += 1
     return count

@@ -26,9 +26,10 @@ from sqlalchemy.orm import Session
 from registry.adopt import Adopted, VersionRecord, adopt, check_record
 from registry.audit import OPERATOR
 from registry.errors import BundleError, UnknownModelError
+from registry.progress import Report, counted, silent
 from registry.service import Registry, parse_stub
 from registry.tables import Model, Version
-from registry.tar import Counting, add_blobs, add_file, digest_of_entry, reading, writing
+from registry.tar import add_blobs, add_file, digest_of_entry, reading, writing
 from zoo.stub import PREFIX
 
 FORMAT = 1
@@ -48,9 +49,7 @@ class ExchangeReport:
     changed: int = 0
 
 
-def export_bundle(
-    registry: Registry, path: Path, stubs: Sequence[str] = (), counting: Counting = lambda _done, _all: None
-) -> ExchangeReport:
+def export_bundle(registry: Registry, path: Path, stubs: Sequence[str] = (), report: Report = silent) -> ExchangeReport:
     """Writes versions and their blobs into one file: all, or those that the stubs name, private ones too.
 
     A stub with a pin names one version, one without all of its model. Raises `UnknownModelError`,
@@ -60,28 +59,28 @@ def export_bundle(
     if not wanted:
         raise UnknownModelError("this registry has no version to export")
     with tempfile.TemporaryFile() as lines:
-        digests = dict[str, None]()
-        for stub in wanted:
+        sizes = dict[str, int]()
+        for stub in counted(wanted, report, "versions", len(wanted)):
             view = registry.resolve(stub, caller=OPERATOR)
-            digests |= dict.fromkeys(file.sha256 for file in view.files)
+            sizes |= {file.sha256: file.size_bytes for file in view.files}
             lines.write(view.model_dump_json(exclude={"files"}).encode() + b"\n")
-        head = {"model_bundle": FORMAT, "versions": len(wanted), "blobs": len(digests)}
+        head = {"model_bundle": FORMAT, "versions": len(wanted), "blobs": len(sizes)}
         with writing(path, head) as tar:
-            size_bytes = add_blobs(tar, registry.blobs, digests, counting)
+            size_bytes = add_blobs(tar, registry.blobs, sizes, report)
             size = lines.tell()
             lines.seek(0)
             add_file(tar, _VERSIONS, lines, size)
-    return ExchangeReport(len(wanted), len(digests), size_bytes)
+    return ExchangeReport(len(wanted), len(sizes), size_bytes)
 
 
-def import_bundle(registry: Registry, path: Path, counting: Counting = lambda _done, _all: None) -> ExchangeReport:
+def import_bundle(registry: Registry, path: Path, report: Report = silent) -> ExchangeReport:
     """Takes in every version of a bundle, or none; what is here already stays.
 
     Raises `BundleError` for a file that is no whole bundle, `VersionExistsError` for a version that is here with other
     bytes, `AliasTakenError`, and `CheckError` for one that the gate refuses. Blobs that came in are swept later.
     """
     count, size_bytes, reports = 0, 0, list[str | None]()
-    with reading(path, _HEAD) as (head, entries):
+    with reading(path, _HEAD, report) as (head, entries):
         if head["model_bundle"] != FORMAT:
             raise BundleError(f"the bundle has the format {head['model_bundle']!a}, this program reads {FORMAT}")
         for name, stream in entries:
@@ -90,9 +89,9 @@ def import_bundle(registry: Registry, path: Path, counting: Counting = lambda _d
                 with registry.blobs.received(stream, digest) as file:
                     registry.blobs.keep(file, digest, OPERATOR)
                 count, size_bytes = count + 1, size_bytes + file.size_bytes
-                counting(count, head["blobs"])
             elif name == _VERSIONS and not reports:
-                reports = [check_record(registry, record) for record in _records(stream)]
+                records = counted(_records(stream), report, "versions", head["versions"])
+                reports = [check_record(registry, record) for record in records]
             else:
                 raise BundleError(f"the bundle holds {name[:100]!a}, which belongs in none")
     if (count, len(reports)) != (head["blobs"], head["versions"]):

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.orm import Session
 
 from registry.caller import Caller
+from registry.progress import Report, counted, silent
 from registry.queries import LATEST, visible
 from registry.schemas import SearchIn
 from registry.tables import FTS_TABLE, Benchmark, Listing, Tag, Version
@@ -41,10 +42,11 @@ def refresh(session: Session, model_id: int) -> None:
     session.flush()
 
 
-def complete(session: Session) -> None:
+def complete(session: Session, report: Report = silent) -> None:
     """Makes the listings that models lack, as after a migration."""
     lacking = select(Tag.model_id).where(Tag.tag == LATEST, ~exists().where(Listing.model_id == Tag.model_id))
-    for model_id in session.scalars(lacking).all():
+    found = session.scalars(lacking).all()
+    for model_id in counted(found, report, "listings", len(found)):
         refresh(session, model_id)
         session.expunge_all()
 

@@ -19,6 +19,7 @@ from sqlalchemy import select
 from registry.adopt import Adopted, VersionRecord, adopt, check_record, is_known
 from registry.audit import OPERATOR
 from registry.errors import InvalidRequestError, TakenError, UnknownModelError
+from registry.progress import Report, silent
 from registry.queries import LATEST
 from registry.schemas import VersionSummary
 from registry.service import Registry
@@ -55,14 +56,16 @@ class MirrorReport:
     refused: dict[str, str] = field(default_factory=dict)
 
 
-def mirror(registry: Registry, source: Source, prefixes: Sequence[str] = ()) -> MirrorReport:
+def mirror(registry: Registry, source: Source, prefixes: Sequence[str] = (), report: Report = silent) -> MirrorReport:
     """Copies what is missing of the models whose names begin with one of the prefixes, or of all.
 
     A version that can't be taken is told of, and the others go on. Raises what the source raises where it can't be
     reached; running it again goes on from there.
     """
-    report, outcomes = MirrorReport(), Counter[Adopted]()
-    for name in dict.fromkeys(chain(source.names(prefixes), _own_names(registry, prefixes))):
+    result, outcomes = MirrorReport(), Counter[Adopted]()
+    names = dict.fromkeys(chain(source.names(prefixes), _own_names(registry, prefixes)))
+    for place, name in enumerate(names):
+        report("models", place, len(names))
         here = _versions_here(registry, name)
         for document in source.versions(name):
             stub = f"{name}@v{document['version']}"
@@ -70,17 +73,17 @@ def mirror(registry: Registry, source: Source, prefixes: Sequence[str] = ()) -> 
                 outcomes[Adopted.KNOWN] += 1
                 continue
             try:
-                outcomes[_take(registry, source, stub, report)] += 1
+                outcomes[_take(registry, source, stub, result)] += 1
             except NotFoundError:  # deleted since it was listed
                 continue
             except (InvalidRequestError, TakenError, IntegrityError, ManifestError, ValidationError) as error:
-                report.refused[stub] = (str(error).splitlines() or [""])[0]
-    report.added, report.changed = outcomes[Adopted.ADDED], outcomes[Adopted.CHANGED]
-    report.known = outcomes[Adopted.KNOWN] + outcomes[Adopted.DELETED]
-    return report
+                result.refused[stub] = (str(error).splitlines() or [""])[0]
+    result.added, result.changed = outcomes[Adopted.ADDED], outcomes[Adopted.CHANGED]
+    result.known = outcomes[Adopted.KNOWN] + outcomes[Adopted.DELETED]
+    return result
 
 
-def _take(registry: Registry, source: Source, stub: str, report: MirrorReport) -> Adopted:
+def _take(registry: Registry, source: Source, stub: str, result: MirrorReport) -> Adopted:
     record = VersionRecord.model_validate(source.version(stub))
     if not is_known(registry, record):
         manifest = record.read_manifest()
@@ -88,7 +91,7 @@ def _take(registry: Registry, source: Source, stub: str, report: MirrorReport) -
         for digest, path in source.files(manifest, missing):
             with path.open("rb") as stream, registry.blobs.received(stream, digest) as file:
                 registry.blobs.keep(file, digest, OPERATOR)
-            report.size_bytes += file.size_bytes
+            result.size_bytes += file.size_bytes
     checked = check_record(registry, record)
     return registry.database.write(lambda session: adopt(session, registry, record, checked, tags=True))
 

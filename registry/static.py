@@ -21,6 +21,7 @@ from typing import Any
 from registry import queries, version_queries
 from registry.caller import ANYONE
 from registry.errors import ExportError
+from registry.progress import Report, Sizes, counted, silent
 from registry.schemas import SearchIn, VersionView
 from registry.service import Registry
 from zoo.stub import PREFIX
@@ -38,7 +39,7 @@ class StaticReport:
     size_bytes: int
 
 
-def export_static(registry: Registry, folder: Path) -> StaticReport:
+def export_static(registry: Registry, folder: Path, report: Report = silent) -> StaticReport:
     """Writes every public model into a folder; what is there already with the right size is left as it is.
 
     Raises `ExportError` if the folder can't be written, `DamagedBlobError` for a blob that is damaged.
@@ -50,11 +51,11 @@ def export_static(registry: Registry, folder: Path) -> StaticReport:
         for name in ("blobs", "static"):
             (base / name).mkdir(parents=True, exist_ok=True)
         summaries = list(_models(registry))
-        for summary in summaries:
+        for summary in counted(summaries, report, "models", len(summaries)):
             views = [registry.resolve(f"{summary['name']}@v{v.version}") for v in registry.versions(summary["name"])]
             for view in views:
                 written |= {file.sha256: file.size_bytes for file in view.files}
-                _copy_blobs(registry, view, base / "blobs")
+                _copy_blobs(registry, view, base / "blobs", report)
             document = json.dumps({"versions": [view.model_dump(mode="json") for view in views]}).encode()
             for name in _names(registry, summary["name"]):
                 _write(base / "static" / f"{name.replace('/', '+')}.json", document)
@@ -83,14 +84,15 @@ def _names(registry: Registry, stub: str) -> list[str]:
         return list(version_queries.names_of(session, model.id)) if model else []
 
 
-def _copy_blobs(registry: Registry, view: VersionView, folder: Path) -> None:
+def _copy_blobs(registry: Registry, view: VersionView, folder: Path, report: Report) -> None:
+    sizes = Sizes(report, "files", view.size_bytes)
     for file in view.files:
         target = folder / file.sha256
         if target.exists() and target.stat().st_size == file.size_bytes:
             continue
         fresh = target.with_name(f".{target.name}")
         with fresh.open("wb") as stream:
-            for block in registry.blobs.read_whole(file.sha256, registry.blobs.size(file.sha256)):
+            for block in sizes.blocks(registry.blobs.read_whole(file.sha256, registry.blobs.size(file.sha256))):
                 stream.write(block)
         fresh.replace(target)
 

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -18,10 +18,11 @@ from typing import IO, Any
 
 from registry.blobs import Blobs
 from registry.errors import BundleError, InvalidDigestError
+from registry.progress import Report, Sizes, silent
 
 HEAD = "bundle.json"
 _MAX_HEAD_BYTES = 1 << 20
-Counting = Callable[[int, int], None]  # how many are done, of how many
+_STEP_BYTES = 1 << 20  # between two reports
 _BLOB = re.compile(r"blobs/([0-9a-f]{64})\Z")
 
 
@@ -45,13 +46,15 @@ def writing(path: Path, head: dict[str, Any]) -> Iterator[tarfile.TarFile]:
 
 
 @contextmanager
-def reading(path: Path, wanted: Mapping[str, type]) -> Iterator[tuple[dict[str, Any], Iterator[tuple[str, IO[bytes]]]]]:
+def reading(
+    path: Path, wanted: Mapping[str, type], report: Report = silent
+) -> Iterator[tuple[dict[str, Any], Iterator[tuple[str, IO[bytes]]]]]:
     """A tar's head, which must hold the `wanted` members, and its further entries with their names.
 
     Raises `BundleError` for a file that is none of those, whenever that shows.
     """
     try:
-        with tarfile.open(path, "r:") as tar:
+        with path.open("rb") as file, tarfile.open(fileobj=_Watched(file, report), mode="r:") as tar:  # type: ignore[call-overload]  # as much of a file as it uses
             yield _read_head(tar, wanted), _entries(tar)
     except InvalidDigestError as error:
         raise BundleError(f"{path} is damaged: {error}") from error
@@ -66,18 +69,14 @@ def add_file(tar: tarfile.TarFile, name: str, data: IO[bytes], size_bytes: int) 
     tar.addfile(info, data)
 
 
-def add_blobs(
-    tar: tarfile.TarFile, blobs: Blobs, digests: Collection[str], counting: Counting = lambda _done, _all: None
-) -> int:
-    """Adds blobs; returns their bytes. Raises `DamagedBlobError`, or `UnknownBlobError`."""
-    total_bytes = 0
-    for count, digest in enumerate(digests):
-        counting(count, len(digests))
+def add_blobs(tar: tarfile.TarFile, blobs: Blobs, wanted: Mapping[str, int], report: Report = silent) -> int:
+    """Adds blobs of these digests and sizes; returns their bytes. Raises `DamagedBlobError`, or `UnknownBlobError`."""
+    sizes = Sizes(report, "files", sum(wanted.values()))
+    for digest in wanted:
         size_bytes = blobs.size(digest)
-        reader = io.BufferedReader(_Reader(blobs.read_whole(digest, size_bytes)))
+        reader = io.BufferedReader(_Reader(sizes.blocks(blobs.read_whole(digest, size_bytes))))
         add_file(tar, f"blobs/{digest.removeprefix('sha256:')}", reader, size_bytes)
-        total_bytes += size_bytes
-    return total_bytes
+    return sum(wanted.values())
 
 
 def digest_of_entry(name: str) -> str | None:
@@ -104,6 +103,24 @@ def _entries(tar: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:
         if stream is None:
             raise BundleError(f"the bundle holds {member.name[:100]!a}, which belongs in none")
         yield member.name, stream
+
+
+class _Watched:
+    """A file that tells how far it has been read."""
+
+    def __init__(self, file: IO[bytes], report: Report) -> None:
+        self._file, self._report, self._told = file, report, -_STEP_BYTES
+        self._size_bytes = os.fstat(file.fileno()).st_size
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, count: int = -1) -> bytes:
+        """So many of the next bytes."""
+        data = self._file.read(count)
+        at = self._file.tell()
+        if abs(at - self._told) >= _STEP_BYTES:
+            self._told = at
+            self._report("bundle", at, self._size_bytes, in_bytes=True)
+        return data
 
 
 class _Reader(io.RawIOBase):

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zoo.progress import ZooWarning
 
@@ -125,6 +125,29 @@ def _drawn_transfer() -> Iterator[Progress]:
             bars.update(overall, completed=event.overall_done_bytes, total=event.overall_total_bytes)
             name = f"{event.action} {event.name}"
             bars.update(current, description=name, completed=event.done_bytes, total=event.total_bytes)
+
+        yield report
+
+
+class Step(Protocol):
+    """Takes what is being done, how much of it is done, and of how much; None where that isn't known yet."""
+
+    def __call__(self, what: str, done: int, total: int | None, *, in_bytes: bool = False) -> None: ...  # noqa: D102
+
+
+@contextmanager
+def step_bars() -> Iterator[Step]:
+    """A bar for each step of long work; yields the callback that the work takes. Drawn from the first report on."""
+    from rich.progress import TextColumn
+
+    with ExitStack() as drawn:
+        bars = cache(lambda: drawn.enter_context(_bars(TextColumn("{task.fields[at]}"))))
+        task = cache(lambda what: bars().add_task(what, total=None, at=""))
+
+        def report(what: str, done: int, total: int | None, *, in_bytes: bool = False) -> None:
+            amount = size_text if in_bytes else "{:,}".format
+            at = amount(done) if total is None else f"{amount(done)} of {amount(total)}"
+            bars().update(task(what), completed=done, total=total, at=at)
 
         yield report
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from registry.commands.options import DatabaseOption, FolderOption, settings_of
-from zoo.terminal import Output, counting_bar, size_text
+from zoo.terminal import Output, size_text, step_bars
 
 app = typer.Typer()
 
@@ -38,12 +38,13 @@ def export_registry(
     if (static is None) == (file is None):
         raise typer.BadParameter("give either FILE or --static DIR")
     if static is not None:
-        plain = admin.export_static(settings, static)
+        with step_bars() as progress:
+            plain = admin.export_static(settings, static, progress)
         Output.emit(plain, f"{plain.models} models, {plain.versions} versions, {size_text(plain.size_bytes)}")
         return
     assert file is not None  # noqa: S101  # one of the two is there
-    with counting_bar("files") as counting:
-        report = admin.export_bundle(settings, file, stubs or (), counting)
+    with step_bars() as progress:
+        report = admin.export_bundle(settings, file, stubs or (), progress)
     Output.emit(report, f"{report.versions} versions, {report.blobs} files, {size_text(report.size_bytes)}")
 
 
@@ -59,6 +60,6 @@ def import_registry(
     """
     from registry import admin
 
-    with counting_bar("files") as counting:
-        report = admin.import_bundle(settings_of(folder, database_url), file, counting)
+    with step_bars() as progress:
+        report = admin.import_bundle(settings_of(folder, database_url), file, progress)
     Output.emit(report, f"{report.versions} versions, of which {report.added} are new; {size_text(report.size_bytes)}")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from registry.commands.options import DatabaseOption, FolderOption, settings_of
-from zoo.terminal import Output, size_text
+from zoo.terminal import Output, size_text, step_bars
 
 EXIT_INTEGRITY = 4
 
@@ -52,7 +52,9 @@ def collect_registry(
     """Remove files that no version names."""
     from registry import admin
 
-    report = admin.gc(settings_of(folder, database_url), timedelta(hours=grace_hours), dry_run=dry_run)
+    settings, grace = settings_of(folder, database_url), timedelta(hours=grace_hours)
+    with step_bars() as progress:
+        report = admin.gc(settings, grace, dry_run=dry_run, report=progress)
     Output.emit(report, f"{len(report.removed)} files, {size_text(report.freed_bytes)}")
 
 
@@ -61,7 +63,8 @@ def scrub_registry(folder: FolderOption = None, database_url: DatabaseOption = N
     """Hash every file at rest again; exit code 4 if one is damaged or missing."""
     from registry import admin
 
-    report = admin.scrub(settings_of(folder, database_url))
+    with step_bars() as progress:
+        report = admin.scrub(settings_of(folder, database_url), progress)
     bad = [
         f"{digest}  damaged or missing, needed by {', '.join(s)}"
         for digest, s in (report.damaged | report.missing).items()
@@ -89,7 +92,8 @@ def backup_registry(
     """
     from registry import admin
 
-    report = admin.backup(settings_of(folder, database_url), file)
+    with step_bars() as progress:
+        report = admin.backup(settings_of(folder, database_url), file, progress)
     Output.emit(report, f"{report.rows} rows, {report.blobs} files, {size_text(report.size_bytes)}")
 
 
@@ -105,5 +109,6 @@ def restore_registry(
     """
     from registry import admin
 
-    report = admin.restore(settings_of(folder, database_url), file)
+    with step_bars() as progress:
+        report = admin.restore(settings_of(folder, database_url), file, progress)
     Output.emit(report, f"{report.rows} rows, {report.blobs} files, {size_text(report.size_bytes)}")

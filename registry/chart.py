@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 MAX_REPORT_BYTES = 1 << 19
 MAX_LAYERS = 512
-WIDTH, HEIGHT, LEFT, BOTTOM = 720, 220, 64, 14
+WIDTH, HEIGHT, LEFT, BOTTOM = 720, 220, 78, 14
 
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 

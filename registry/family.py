@@ -30,17 +30,18 @@ class Member(NamedTuple):
 
 
 class Family(NamedTuple):
-    """Members, the model itself among them, and the CPU that their times were measured on."""
+    """Members, the model itself among them, and the CPU and number of tokens that their times were measured with."""
 
     members: list[Member]
-    cpu: str | None
+    cpu: str | None = None
+    sequence_length: int | None = None
 
 
 def family_of(session: Session, version: Version, caller: Caller) -> Family:
     """The family of a version's model; the model alone where its task, data set or architecture isn't known."""
     own = session.get(Listing, version.model_id)
     if own is None:
-        return Family([], None)
+        return Family([])
     rows = list(listings.family(session, own, caller, MAX_MEMBERS))
     if own not in rows:
         rows = [*rows[: MAX_MEMBERS - 1], own]
@@ -48,14 +49,19 @@ def family_of(session: Session, version: Version, caller: Caller) -> Family:
 
 
 def members_of(session: Session, rows: Sequence[Listing]) -> Family:
-    """The members behind some listings, dense ones first, with times from the CPU that most were measured on."""
+    """The members behind some listings, dense ones first, with times from where most of them were measured alike."""
     records = benchmark_queries.benchmarks_of(session, [row.version_id for row in rows])
-    measured = Counter(cpu for cpu, _ in {(record.cpu, record.version_id) for record in records})
-    cpu = measured.most_common(1)[0][0] if measured else None
+    measured = Counter(way for way, _ in {(_way(record), record.version_id) for record in records})
+    way = measured.most_common(1)[0][0] if measured else (None, None)
     versions = queries.versions_by_id(session, [row.version_id for row in rows])
-    mine = [record for record in records if record.cpu == cpu]
+    mine = [record for record in records if _way(record) == way]
     members = [_member(row, version, mine) for row, version in zip(rows, versions, strict=True)]
-    return Family(sorted(members, key=lambda member: (member.sparsity or 0, bool(member.quantized), member.label)), cpu)
+    return Family(sorted(members, key=lambda m: (m.sparsity or 0, bool(m.quantized), m.label)), *way)
+
+
+def _way(record: Benchmark) -> tuple[str, int | None]:
+    """What must be equal for times to be compared; each model may have its best engine and batch size."""
+    return record.cpu, record.sequence_length
 
 
 def _member(row: Listing, version: Version, records: Sequence[Benchmark]) -> Member:

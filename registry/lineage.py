@@ -57,6 +57,17 @@ def users_of(session: Session, version: Version) -> list[tuple[Lineage, Version]
     ]
 
 
+def users_of_recipe(session: Session, version: Version, name: str | None, digest: str, caller: Caller) -> list[User]:
+    """Versions that hold one recipe file of a version, or name it, as the caller sees them; None is the default."""
+
+    def used(row: Lineage, user: Version) -> bool:
+        recipe = Manifest.parse(user.manifest).metadata.recipe
+        return row.target == digest or (recipe is not None and Stub.parse(recipe).recipe == name)
+
+    found = [(row, user) for row, user in users_of(session, version) if row.relation == "recipe" and used(row, user)]
+    return _seen(found, caller)
+
+
 def users_of_digest(session: Session, digest: str, caller: Caller) -> list[User]:
     """Versions that were made by a recipe file, or from data, of this digest."""
     return _seen(version_queries.used_by(session, [digest]), caller)

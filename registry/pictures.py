@@ -10,7 +10,7 @@ from registry.family import Member
 from zoo.schedule import ScheduleRow
 
 WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 56, 34, 14, 34
+LEFT, RIGHT, TOP, BOTTOM = 72, 34, 14, 34
 
 
 class Tick(NamedTuple):
@@ -43,6 +43,7 @@ class Band(NamedTuple):
     x: float
     width: float
     label: str
+    epoch: float
 
 
 class Schedule(NamedTuple):
@@ -135,6 +136,8 @@ def _bands(
             label = state(rows[start])
             end = rows[min(place, len(rows) - 1)].epoch
             if label is not None and end > rows[start].epoch:
-                bands.append(Band(x(rows[start].epoch), round(x(end) - x(rows[start].epoch), 2), label))
+                bands.append(
+                    Band(x(rows[start].epoch), round(x(end) - x(rows[start].epoch), 2), label, rows[start].epoch)
+                )
             start = place
     return bands

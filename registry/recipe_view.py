@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from registry.pictures import Schedule, schedule
+from registry.schemas import FileView
 from zoo.errors import RecipeError
 from zoo.recipe import Recipe
 from zoo.schedule import plan
 
 STEPS_PER_EPOCH = 100  # of the picture alone: a recipe speaks of epochs
+
+
+_NAMED = re.compile(r"(?:.*/)?recipe_(.+)\.(?:md|yaml|yml)")
+_DEFAULT = re.compile(r"(?:.*/)?recipe\.(?:md|yaml|yml)")
+
+
+class RecipeFile(NamedTuple):
+    """A recipe of a version, and what a stub's ?recipe= says for it; None for the default."""
+
+    name: str | None
+    file: FileView
+
+
+def recipes_of(files: Sequence[FileView]) -> list[RecipeFile]:
+    """The recipes among a version's recipe files that a stub can name, the default first."""
+    default = [RecipeFile(None, file) for file in files if _DEFAULT.fullmatch(file.path)][:1]
+    named = {match[1]: file for file in reversed(files) if (match := _NAMED.fullmatch(file.path))}
+    found = [*default, *(RecipeFile(name, named[name]) for name in sorted(named))]
+    return found or [RecipeFile(None, file) for file in files[:1]]
+
+
+def find_recipe(recipes: Sequence[RecipeFile], name: str | None) -> RecipeFile | None:
+    """The recipe of that name, or whose name begins so, as the library chooses; the first one where none is named."""
+    if name is None:
+        return next(iter(recipes), None)
+    exact = [recipe for recipe in recipes if recipe.name == name]
+    return next(iter([*exact, *(recipe for recipe in recipes if (recipe.name or "").startswith(name))]), None)
 
 
 class Run(NamedTuple):

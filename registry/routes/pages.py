@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -17,22 +18,22 @@ from registry.card import MAX_CARD_BYTES, render_card
 from registry.chart import MAX_REPORT_BYTES, Chart, read_chart
 from registry.errors import UnknownRecipeError
 from registry.pictures import scatter
-from registry.recipe_view import read_run
+from registry.recipe_view import RecipeFile, find_recipe, read_run, recipes_of
 from registry.routes.depends import CallerDep, OverviewsDep, RegistryDep, SettingsDep
 from registry.schemas import FileView, SearchIn, VersionView
 from registry.service import Registry
-from registry.web import STATIC, model_url, page
+from registry.web import MAX_COMPARED, STATIC, compare_url, model_url, page, show_number, show_percent, show_size
 from zoo.manifest import Manifest, Role
 from zoo.stub import PREFIX
 
 MAX_RECIPE_BYTES = 1 << 16
 CARD_NAMES = ("model.md", "readme.md")
-RECIPE_NAMES = ("recipe.md", "recipe.yaml")
 REPORT_NAME = "report.json"
 
 MAX_COUNTED = 1_000  # models that facets are counted among
 MAX_CHOICES = 12
-MAX_COMPARED = 6
+
+TRAINED_TASKS = (None, "question_answering", "masked_language_modeling")  # a base model is fine-tuned for another
 
 VersionQuery = Annotated[int | None, Query(ge=1, le=999_999_999)]
 
@@ -63,7 +64,7 @@ def index(wanted: Annotated[SearchIn, Depends(_asked)], registry: RegistryDep, c
         "wanted": wanted,
         "found": found,
         "following": following,
-        "chosen": {name: value for name, value in fields.items() if name != "limit"},
+        "chosen": {name: _shown(name, value) for name, value in fields.items() if name != "limit"},
         "facets": {name: _choices(fields, name, counts) for name, counts in facets.items()},
         "count": count,
         "is_partial": count == MAX_COUNTED,
@@ -71,6 +72,17 @@ def index(wanted: Annotated[SearchIn, Depends(_asked)], registry: RegistryDep, c
         "is_empty": not registry.count_models(caller, 1),
     }
     return page("index.html", values)
+
+
+def _shown(name: str, value: object) -> str:
+    """A filter's value for people."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if name == "size_max" and isinstance(value, int):
+        return show_size(value)
+    if isinstance(value, float):
+        return show_percent(value) if name.startswith("sparsity") else show_number(value)
+    return str(value) if name == "q" else str(value).replace("_", " ")
 
 
 def _choices(fields: Mapping[str, Any], name: str, counts: Mapping[str, int]) -> list[tuple[str, int, str]]:
@@ -94,8 +106,8 @@ def model(
     if view.name != PREFIX + full_name:
         return RedirectResponse(model_url(view.name, version), 307)
     manifest = Manifest.parse(view.manifest)
-    recipe = _pick(view, Role.RECIPE, RECIPE_NAMES)
-    recipe_text = _read(registry, recipe, MAX_RECIPE_BYTES).decode("utf-8", "replace")
+    recipes = recipes_of([file for file in view.files if file.role == Role.RECIPE])
+    recipe = recipes[0] if recipes else None
     overview = overviews.of(f"{view.name}@v{view.version}", caller)
     values = {
         "view": view,
@@ -105,11 +117,14 @@ def model(
         "versions": registry.versions(view.name, caller),
         "card": _card(registry, view),
         "chart": _chart(registry, view),
-        "recipe": recipe,
-        "run": read_run(recipe_text),
+        "recipes": recipes,
+        "recipe_stub": _stub(view, pin, recipe),
+        "run": read_run(_text(registry, recipe)),
         "overview": overview,
         "scatter": scatter(overview.family.members),
-        "stub": (view.alias or view.name) + pin,
+        "stub": _stub(view, pin),
+        "compare_url": compare_url(dict.fromkeys([view.name, *(m.name for m in overview.family.members)])),
+        "is_trained": manifest.metadata.task in TRAINED_TASKS,
         "endpoint": settings.endpoint,
     }
     return page("model.html", values)
@@ -122,16 +137,25 @@ def recipe(
     overviews: OverviewsDep,
     caller: CallerDep,
     version: VersionQuery = None,
+    name: Annotated[str | None, Query(alias="recipe", max_length=256)] = None,
 ) -> Response:
-    """The recipe of a model's version: its schedule, its text, and who used it."""
-    view = registry.resolve(f"{PREFIX}{full_name}" + (f"@v{version}" if version else ""), caller=caller)
-    file = _pick(view, Role.RECIPE, RECIPE_NAMES)
-    if file is None:
-        raise UnknownRecipeError(f"{view.name}@v{view.version} has no recipe")
-    text = _read(registry, file, MAX_RECIPE_BYTES).decode("utf-8", "replace")
-    overview = overviews.of(f"{view.name}@v{view.version}", caller)
-    users = [user for user in overview.users if user[1] == "recipe"]
-    values = {"view": view, "file": file, "text": text, "run": read_run(text), "users": users}
+    """A recipe of a model's version, the default or a named one: its schedule, its text, and who used it."""
+    pin = f"@v{version}" if version else ""
+    view = registry.resolve(f"{PREFIX}{full_name}{pin}", caller=caller)
+    recipes = recipes_of([file for file in view.files if file.role == Role.RECIPE])
+    found = find_recipe(recipes, name)
+    if found is None:
+        raise UnknownRecipeError(f"{view.name}@v{view.version} has no recipe" + (f" named {name}" if name else ""))
+    text = _text(registry, found)
+    values = {
+        "view": view,
+        "file": found.file,
+        "others": [other for other in recipes if other is not found],
+        "stub": _stub(view, pin, found),
+        "text": text,
+        "run": read_run(text),
+        "users": overviews.recipe_users(f"{view.name}@v{view.version}", found.name, found.file.sha256, caller),
+    }
     return page("recipe.html", values)
 
 
@@ -198,6 +222,16 @@ def _read(registry: Registry, file: FileView | None, limit: int) -> bytes:
     if file is None or file.size_bytes > limit:
         return b""
     return b"".join(registry.store.read(file.sha256, 0, limit))
+
+
+def _text(registry: Registry, recipe: RecipeFile | None) -> str:
+    return _read(registry, recipe.file if recipe else None, MAX_RECIPE_BYTES).decode("utf-8", "replace")
+
+
+def _stub(view: VersionView, pin: str, recipe: RecipeFile | None = None) -> str:
+    """What a shell takes for the version, or for one of its recipes."""
+    stub = (view.alias or view.name) + pin
+    return shlex.quote(f"{stub}?recipe={recipe.name}") if recipe and recipe.name else stub
 
 
 def _card(registry: Registry, view: VersionView) -> str:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from zoo.stub import Stub
 
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
+MAX_COMPARED = 6
 
 
 def page(template: str, values: Mapping[str, Any], status: int = 200) -> HTMLResponse:
@@ -41,14 +45,23 @@ def model_url(name: str, version: int | None = None) -> str:
     return path if version is None else f"{path}?version={version}"
 
 
-def recipe_url(name: str, version: int) -> str:
-    """The path of a recipe's page."""
-    return f"/recipes/{quote(name.removeprefix('zoo:'), safe='/@')}?version={version}"
+def recipe_url(name: str, version: int | None = None, recipe: str | None = None) -> str:
+    """The path of a recipe's page; `recipe` is what a stub's ?recipe= says."""
+    asked = {key: value for key, value in (("version", version), ("recipe", recipe)) if value is not None}
+    return "/recipes/" + quote(name.removeprefix("zoo:"), safe="/@") + (f"?{urlencode(asked)}" if asked else "")
+
+
+def compare_url(names: Iterable[str]) -> str:
+    """The path of the page that shows the first of some models side by side."""
+    first = islice(names, MAX_COMPARED)
+    return "/compare?" + urlencode({f"m{n}": name.removeprefix("zoo:") for n, name in enumerate(first, 1)}, safe="/@")
 
 
 def stub_url(stub_text: str) -> str:
-    """The path of the page of the model that a stub names; of the version, if its pin is a number."""
+    """The path of the page of what a stub names: a model or a recipe, at a version if its pin is a number."""
     stub = Stub.parse(stub_text)
+    if stub.recipe is not None:
+        return recipe_url(stub.full_name, stub.version, stub.recipe)
     return model_url(stub.full_name, stub.version)
 
 
@@ -74,6 +87,21 @@ def show_percent(fraction: float) -> str:
     return f"{100 * fraction:.3g} %"
 
 
+def show_number(number: float) -> str:
+    """Four digits, all of a large number's: 81.7, 0.0005, 18305."""
+    return f"{number:.0f}" if abs(number) >= 1_000 else f"{number:.4g}"
+
+
+def show_label(name: str) -> str:
+    """A field's or a metric's name for people: F1, exact match."""
+    return "F1" if name == "f1" else name.replace("_", " ")
+
+
+def break_after_marks(text: str) -> Markup:
+    """A name that may be broken after its marks, where a line is too short for it."""
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[/._,])(?=\S)", text))
+
+
 def show_day(time: datetime) -> str:
     """The UTC day."""
     return f"{time.day} {time:%B} {time.year}"
@@ -88,7 +116,15 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(size=show_size, compact=show_count, percent=show_percent, day=show_day)
+    environment.filters.update(
+        size=show_size,
+        compact=show_count,
+        percent=show_percent,
+        number=show_number,
+        label=show_label,
+        breakable=break_after_marks,
+        day=show_day,
+    )
     environment.globals.update(model_url=model_url, recipe_url=recipe_url, stub_url=stub_url, static=_static_url)
     return environment
 

@@ -53,7 +53,7 @@ lr_modifiers:
       init_sparsity: 0.3
       final_sparsity: 0.8
       update_frequency: 0.1
-      params: ["re:.*weight"]
+      params: ["re:bert.encoder.layer.*.attention.self.query.weight"]
 """
 
 

@@ -17,6 +17,7 @@ from registry.chart import MAX_LAYERS, read_chart
 from registry.web import show_count, show_percent, show_size
 from tests.registry.builders import ALIAS, LONG, Folder, bert, digest_of, small
 from tests.registry.conftest import Site
+from tests.registry.test_benchmarks import send
 
 HTML = {"Accept": "text/html"}
 BERT = "/models/" + LONG.removeprefix("zoo:")
@@ -83,7 +84,7 @@ def test_a_model_page_shows_what_is_needed_to_use_it(client: TestClient) -> None
     view = bert(revision=2).publish(client, tags=["prod"]).json()
     page = get(client, BERT)
     assert f"zoo pull {ALIAS}" in page
-    assert f"zoo serve --task question_answering --model_path {ALIAS}" in page
+    assert f"zoo serve --task question_answering \\\n  --model_path {ALIAS}" in page
     assert "zoo train question-answering" in page
     assert view["digest"] in page
     assert "BERT-base, 80 % sparse, for question answering" in page
@@ -99,6 +100,20 @@ def test_a_model_page_shows_what_is_needed_to_use_it(client: TestClient) -> None
     assert f"zoo pull {ALIAS}@v1" in old
 
 
+def test_a_family_compares_only_times_that_were_measured_alike(client: TestClient) -> None:
+    bert().publish(client)
+    bert("zoo:dense", None).publish(client)
+    for stub, median_ms in ((LONG, 14), ("zoo:dense", 120)):
+        send(client, stub, median_ms=median_ms)
+    send(client, "zoo:dense", median_ms=1.5, sequence_length=16)
+    send(client, "zoo:dense", median_ms=2.5, cpu="Another CPU")
+    page = get(client, BERT)
+    assert "384 tokens" in page
+    assert "120 ms" in page
+    assert "1.5 ms" not in page
+    assert "2.5 ms" not in page
+
+
 def test_lineage_is_shown_both_ways(client: TestClient) -> None:
     small("zoo:bert-base-wikipedia_bookcorpus-pruned80.4block").publish(client)
     bert().publish(client)
@@ -106,6 +121,46 @@ def test_lineage_is_shown_both_ways(client: TestClient) -> None:
     assert BERT in get(client, "/models/bert-base-wikipedia_bookcorpus-pruned80.4block")
     bert("zoo:twin", None).publish(client)
     assert 'href="/models/twin"' in get(client, "/recipes/" + LONG.removeprefix("zoo:"))
+
+
+def test_each_of_several_recipes_has_a_page_and_a_command_that_names_it(client: TestClient) -> None:
+    base = bert("zoo:base", "zoo:base-alias")
+    base.metadata["task"] = "masked_language_modeling"
+    recipe = base.files.pop("recipe.md")
+    base.files |= {"recipe_dense.md": recipe, "recipe_pruned80.md": recipe}
+    base.publish(client)
+    page = get(client, "/models/base")
+    assert 'href="/recipes/base?version=1&amp;recipe=dense"' in page
+    assert 'href="/recipes/base?version=1&amp;recipe=pruned80"' in page
+    assert "zoo train question-answering" in page
+    assert "--recipe &#39;zoo:base-alias?recipe=dense&#39;" in page
+    second = get(client, "/recipes/base?recipe=pruned80")
+    assert "recipe_pruned80.md" in second
+    assert "zoo recipe show &#39;zoo:base-alias?recipe=pruned80&#39;" in second
+    assert 'href="/recipes/base?version=1&amp;recipe=dense"' in second
+    assert "no recipe named transfer" in get(client, "/recipes/base?recipe=transfer", 404)
+    small("zoo:child", metadata={"recipe": "zoo:base?recipe=dense"}).publish(client)
+    assert 'href="/recipes/base?recipe=dense"' in get(client, "/models/child")
+    assert "/models/child" in get(client, "/recipes/base")
+    assert "/models/child" not in get(client, "/recipes/base?recipe=pruned80")
+
+
+def test_only_commands_that_exist_are_shown(client: TestClient) -> None:
+    model = bert()
+    model.metadata["task"] = "object_detection"
+    model.publish(client)
+    assert "zoo train" not in get(client, BERT)
+
+
+def test_a_yanked_version_says_so_and_why(client: TestClient) -> None:
+    for revision in (1, 2):
+        bert(revision=revision).publish(client)
+    client.put("/api/v1/yanks", json={"stub": f"{LONG}@v2", "reason": "wrong <b>tokenizer</b>"})
+    warned = get(client, f"{BERT}?version=2")
+    assert "wrong &lt;b&gt;tokenizer&lt;/b&gt;" in warned
+    for page in (warned, get(client, BERT)):
+        assert page.count(">yanked<") == 1
+    assert "tokenizer&lt;" not in get(client, BERT)
 
 
 def test_a_model_without_a_recipe_has_no_recipe_page(client: TestClient) -> None:

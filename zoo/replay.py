@@ -78,7 +78,8 @@ def _run(
     try:
         session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no other base
-        raise CheckError(f"{MODEL_PATH} can't be opened by ONNX Runtime: {_first_line(error)}") from error
+        told = f"{MODEL_PATH} can't be opened by ONNX Runtime: {_first_line(error)}"
+        raise CheckError(f"{told}; export it again, or publish with --skip-replay REASON") from error
     sizes = [source.stat().st_size for source, _ in samples]
     meter, largest = Meter("replay", sum(sizes), progress), 0.0
     for (source, target), size_bytes in zip(samples, sizes, strict=True):
@@ -127,7 +128,7 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
 def _named(arrays: Mapping[str, NDArray[Any]], names: Sequence[str], path: Path) -> dict[str, NDArray[Any]]:
     if set(arrays) == set(names):
         return dict(arrays)
-    if len(arrays) != len(names):
+    if len(arrays) != len(names) or not set(names).isdisjoint(arrays):
         raise CheckError(f"{path.name} holds {', '.join(arrays)}; {MODEL_PATH} has {', '.join(names)}")
     return dict(zip(names, arrays.values(), strict=True))
 

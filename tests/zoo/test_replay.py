@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 
 import zoo
 from tests.registry.builders import graph
@@ -95,6 +96,15 @@ def test_samples_that_are_not_are_refused_before_anything_is_sent(
     assert "upload" not in events
     with pytest.raises(NotFoundError):
         zoo.resolve("zoo:false", settings=settings)
+
+
+def test_samples_under_a_wrong_name_are_not_taken_for_another_input(tmp_path: Path) -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("a", "b", "y")]
+    body = helper.make_graph([helper.make_node("Sub", ["a", "b"], ["y"])], "two", values[:2], values[2:])
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    folder = write(tmp_path, [npz(b=X, c=X)], [npz(y=0 * X)], model=model)
+    with pytest.raises(CheckError, match=r"inp-0000\.npz holds b, c; deployment/model\.onnx has a, b"):
+        replay(read_layout(folder, Stub.parse("zoo:a")))
 
 
 def test_a_quantized_model_may_differ_by_its_roundings(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.errors import NotFoundError
+from zoo.errors import NotFoundError, ZooError
 from zoo.stub import Stub
 
 MARK = "static_registry"
@@ -40,7 +40,12 @@ def choose(document: object, stub: Stub) -> Mapping[str, Any]:
 
 
 def matching(items: object, wanted: Mapping[str, object], limit: int) -> list[Any]:
-    """The models that match a search: every word in name, alias or description, and every filter."""
+    """The models that match a search: every word in name, alias or description, and every filter.
+
+    Raises `ZooError` for a filter that such a folder can't answer: it holds no measurements.
+    """
+    if "latency_max_ms" in wanted:
+        raise ZooError("a registry of plain files holds no measurements: leave the latency out, or ask a registry")
     rows = [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
     return [item for item in rows if _matches(item, wanted)][:limit]
 
@@ -48,12 +53,17 @@ def matching(items: object, wanted: Mapping[str, object], limit: int) -> list[An
 def _matches(item: Mapping[str, Any], wanted: Mapping[str, object]) -> bool:
     facts: Mapping[str, Any] = item.get("metadata") or {}
     text = f"{item.get('name')} {item.get('alias')} {facts.get('description')}".casefold()
+    numbers = {
+        "sparsity": facts.get("sparsity"),
+        "f1": (facts.get("metrics") or {}).get("f1"),
+        "size": item.get("size_bytes"),
+    }
     for key, value in wanted.items():
         if key == "q":
             fits = all(word in text for word in str(value).casefold().split())
         elif key.endswith(("_min", "_max")):
-            fact = facts.get(key[:-4])
-            fits = fact is not None and (fact >= value if key.endswith("_min") else fact <= value)
+            number = numbers[key[:-4]]
+            fits = number is not None and (number >= value if key.endswith("_min") else number <= value)
         else:
             fits = facts.get(key) == value
         if not fits:

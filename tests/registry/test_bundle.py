@@ -28,7 +28,7 @@ from registry.tables import AuditEntry
 from tests.registry.builders import LONG, bert, digest_of, small
 from tests.registry.conftest import open_site
 from tests.registry.s3_server import free_ports
-from zoo.errors import NotFoundError
+from zoo.errors import NotFoundError, ZooError
 from zoo.settings import Settings as ZooSettings
 
 Make = Callable[[str, str], Settings]
@@ -243,3 +243,7 @@ def test_the_client_reads_a_folder_that_a_plain_web_server_serves(make: Make, tm
         assert names == [LONG]
         assert zoo.search("extractive", sparsity_min=0.9, settings=mine).items == ()
         assert len(zoo.search(limit=1, settings=mine).items) == 1
+        assert [item.name for item in zoo.search(f1_min=87, size_max=10**9, settings=mine).items] == [LONG]
+        assert zoo.search(f1_min=88, settings=mine).items == zoo.search(size_max=3, settings=mine).items == ()
+        with pytest.raises(ZooError, match="leave the latency out"):
+            zoo.search(latency_max_ms=10, settings=mine)

@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zoo.progress import ZooWarning
+from zoo.stub import Stub
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -68,10 +69,10 @@ def show_warnings_plainly() -> None:
 
 
 def plain(value: object) -> Any:
-    """A value as JSON can hold it: models and dataclasses as objects, paths and enums as text."""
+    """A value as JSON can hold it: models and dataclasses as objects, stubs, paths and enums as text."""
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json", exclude_none=True)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type | Stub):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}

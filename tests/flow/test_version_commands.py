@@ -132,6 +132,26 @@ def test_a_benchmark_is_added_to_the_version_that_was_measured(zoo: Command, reg
     assert len(httpx.get(f"{registry}/api/v1/benchmarks", params={"stub": stub}).json()["items"]) == 2
 
 
+def test_a_search_goes_on_where_the_last_page_ended(zoo: Command) -> None:
+    first = zoo("search", "--limit", "1")
+    assert zoo("search", "--limit", "1", plain=True).startswith(first["items"][0]["name"])
+    rest = zoo("search", "--cursor", first["next_cursor"])
+    assert {item["name"] for page in (first, rest) for item in page["items"]} == {"zoo:tiny", "zoo:child"}
+    assert len(rest["items"]) == 1
+
+
+def test_the_best_model_is_not_narrowed_by_what_would_be_ignored(zoo: Command) -> None:
+    said = zoo("search", "words", "--best-for", "this-cpu", "--license", "MIT", plain=True, code=2)
+    assert "can't be narrowed by text, license" in said
+
+
+def test_a_stub_is_text_in_json(zoo: Command, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.md").write_text("# A model\n")
+    assert zoo("publish", str(tmp_path / "model"), "zoo:new")["stub"] == "zoo:new@v1"
+    assert zoo("publish", str(tmp_path / "model"), "zoo:new", plain=True) == "zoo:new@v1  (was there already)\n"
+
+
 @pytest.mark.parametrize("arguments", [["folder"], ["zoo:tiny", "--compare", "onnxruntime"]])
 def test_a_benchmark_is_published_for_a_stub_alone(zoo: Command, arguments: list[str]) -> None:
     assert "needs a zoo: stub" in zoo("benchmark", *arguments, "--publish", code=2)

@@ -60,9 +60,11 @@ def show(stub: StubArgument) -> None:
 
     version = zoo.resolve(stub)
     facts = version.manifest.metadata.model_dump(exclude_none=True)
-    lines = [f"{version.name}@v{version.version}  {version.digest}", f"  alias      {version.alias or '-'}"]
-    lines += [f"  tags       {', '.join(version.tags)}", *(f"  {key:<10} {value}" for key, value in facts.items())]
-    lines += [f"  {entry.role:<14} {size_text(entry.size_bytes):>9}  {entry.path}" for entry in version.manifest.files]
+    facts["metrics"] = ", ".join(f"{name} {value:.6g}" for name, value in facts.get("metrics", {}).items())
+    told = {"yanked": version.yank_reason, "alias": version.alias, "tags": ", ".join(version.tags), **facts}
+    lines = [f"{version.name}@v{version.version}  {version.digest}"]
+    lines += [f"  {key:<16} {value}" for key, value in told.items() if value not in (None, "")]
+    lines += [f"  {entry.role:<16} {size_text(entry.size_bytes):>9}  {entry.path}" for entry in version.manifest.files]
     lines += [f"  {check}" for check in version.checks]
     Output.emit(version, "\n".join(lines))
 

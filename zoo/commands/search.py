@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zoo.terminal import Output, size_text
+
+if TYPE_CHECKING:
+    from zoo.version import BestModel, ModelSummary
 
 app = typer.Typer()
 
@@ -22,11 +26,13 @@ def search(
     quantized: Annotated[bool | None, typer.Option()] = None,
     license_name: Annotated[str | None, typer.Option("--license", help="such as Apache-2.0")] = None,
     sparsity_min: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    sparsity_max: Annotated[float | None, typer.Option(min=0, max=1)] = None,
     f1_min: Annotated[float | None, typer.Option(min=0, max=100, help="percent")] = None,
     latency_max: Annotated[float | None, typer.Option(min=0, help="milliseconds, measured at batch size 1")] = None,
     size_max: Annotated[int | None, typer.Option(min=0, help="bytes of all files")] = None,
     best_for: Annotated[str | None, typer.Option(help="this-cpu or a CPU's name: rank what was measured on it")] = None,
     limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    cursor: Annotated[str | None, typer.Option(help="the next page, as the last one named it")] = None,
 ) -> None:
     """Find models in the registry.
 
@@ -35,27 +41,48 @@ def search(
     """
     import zoo
 
-    if best_for is not None:
-        wanted = {"domain": domain, "task": task, "architecture": architecture, "dataset": dataset}
-        _search_best(best_for, limit, f1_min=f1_min, latency_max_ms=latency_max, **wanted)
-        return
-    filters: dict[str, Any] = {
+    measured: dict[str, Any] = {
         "domain": domain,
         "task": task,
         "architecture": architecture,
         "dataset": dataset,
-        "pattern": pattern,
-        "license": license_name,
-        "sparsity_min": sparsity_min,
         "f1_min": f1_min,
         "latency_max_ms": latency_max,
-        "size_max": size_max,
     }
-    page = zoo.search(text, quantized=quantized, limit=limit, **filters)
-    lines = [
-        f"{item.name}  v{item.latest_version}  {size_text(item.size_bytes)}  {item.alias or ''}" for item in page.items
-    ]
-    Output.emit(page, "\n".join(lines) or "no model matches")
+    others: dict[str, Any] = {
+        "text": text or None,
+        "pattern": pattern,
+        "quantized": quantized,
+        "license": license_name,
+        "sparsity_min": sparsity_min,
+        "sparsity_max": sparsity_max,
+        "size_max": size_max,
+        "cursor": cursor,
+    }
+    if best_for is not None:
+        given = [name.replace("_", "-") for name, value in others.items() if value is not None]
+        if given:
+            raise typer.BadParameter(f"--best-for can't be narrowed by {', '.join(given)}")
+        _search_best(best_for, limit, **measured)
+        return
+    page = zoo.search(limit=limit, **measured, **{**others, "text": text})
+    Output.emit(page, "\n".join(_table([_row(item) for item in page.items])) or "no model matches")
+    if page.next_cursor and not Output.as_json:
+        typer.echo(f"there are more: --cursor {page.next_cursor}", err=True)
+
+
+def _row(item: ModelSummary) -> tuple[str, ...]:
+    facts = item.metadata
+    sparse = "" if facts.sparsity is None else f"{100 * facts.sparsity:.3g} % sparse"
+    f1 = f"F1 {facts.metrics['f1']:.4g}" if "f1" in facts.metrics else ""
+    kind = "quantized" if facts.quantized else ""
+    return item.alias or item.name, f"v{item.latest_version}", size_text(item.size_bytes), sparse, kind, f1
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows with their columns one below another."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _search_best(cpu: str, limit: int, **wanted: str | float | None) -> None:
@@ -68,13 +95,14 @@ def _search_best(cpu: str, limit: int, **wanted: str | float | None) -> None:
         hardware = hardware.model_copy(update={"cpu": cpu})
     with RegistryClient(Settings.load()) as client:
         page = client.best(hardware, limit=limit, **wanted)
-    lines = (
-        [] if page.measured_on == "cpu" else [f"nothing was measured on {hardware.cpu}; on CPUs with {hardware.isa}:"]
-    )
-    for item in page.items:
-        run = item.benchmark.record
-        f1 = "-" if item.f1 is None else f"{item.f1:.2f}"
-        lines.append(
-            f"{item.name}@v{item.version}  F1 {f1}  {run.median_ms:.2f} ms  {run.threads} threads  {run.engine}"
-        )
-    Output.emit(page, "\n".join(lines) if page.items else "no model was measured that meets this")
+    if page.items and page.measured_on != "cpu":
+        typer.echo(f"note: nothing was measured on {hardware.cpu}; on CPUs with {hardware.isa}:", err=True)
+    rows = [_best_row(item) for item in page.items]
+    Output.emit(page, "\n".join(_table(rows)) or "no model was measured that meets this; see zoo benchmark --publish")
+
+
+def _best_row(item: BestModel) -> tuple[str, ...]:
+    run = item.benchmark.record
+    f1 = "F1 -" if item.f1 is None else f"F1 {item.f1:.2f}"
+    tokens = f"{run.sequence_length} tokens" if run.sequence_length else ""
+    return f"{item.name}@v{item.version}", f1, f"{run.median_ms:.2f} ms", tokens, f"{run.threads} threads", run.engine

@@ -33,7 +33,7 @@ def publish(
         done = zoo.publish(folder, stub, tags=tuple(tag or ()), alias=alias, skip_replay=skip_replay, progress=progress)
     for left_out in done.skipped:
         typer.echo(f"left out: {left_out}", err=True)
-    Output.emit(done, f"{done.stub}  v{done.version}" + ("" if done.created else "  (was there already)"))
+    Output.emit(done, str(done.stub) + ("" if done.created else "  (was there already)"))
 
 
 @app.command()

@@ -174,7 +174,8 @@ class Trainer(transformers.Trainer):
         outputs = model(**{k: v for k, v in inputs.items() if k != "feature_index"})
         if not model.training:
             return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
-        loss = self.session.loss(outputs["loss"], outputs, inputs)
+        with self.accelerator.autocast():  # so that a teacher computes as the student does
+            loss = self.session.loss(outputs["loss"], outputs, inputs)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import torch
 from tests.zoo.train.runs import RECIPE, SECOND_ORDER, flags
 from zoo.answers import best_answers, load_tokenizer, make_windows, read_squad
 from zoo.train.arguments import parse
+from zoo.train.distillation import ModelTeacher, Outputs
 from zoo.train.models import load_model
 from zoo.train.quantization import QuantizedLinear
 from zoo.train.tasks.question_answering import main
@@ -113,6 +116,24 @@ def test_evaluation_under_bfloat16_is_in_float32_as_serving_is(
         got = best[example.id]
         assert got[0]["text"] == expected[0].text
         assert got[0]["probability"] == pytest.approx(expected[0].score, rel=1e-4)
+
+
+def test_a_teacher_computes_in_bfloat16_when_its_student_does(
+    base_folder: Path, train_file: Path, dev_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed_in = []
+    teach = ModelTeacher.__call__
+
+    def spy(self: ModelTeacher, inputs: Mapping[str, Any]) -> Outputs:
+        outputs = teach(self, inputs)
+        computed_in.append(outputs["start_logits"].dtype)
+        return outputs
+
+    monkeypatch.setattr(ModelTeacher, "__call__", spy)
+    recipe = "modifiers:\n  - !DistillationModifier {hardness: 1.0}\n"
+    more = ("--bf16", "--max_steps", "1", "--recipe", recipe, "--distill_teacher", "self", "--export", "false")
+    assert main(flags(base_folder, tmp_path / "out", train_file, dev_file, *more, "--remember_teacher", "false")) == 0
+    assert computed_in == [torch.bfloat16]
 
 
 def test_row_75_resuming_with_another_recipe_shows_the_difference(

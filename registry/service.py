@@ -212,6 +212,7 @@ def _find_model(session: Session, stub: Stub, caller: Caller) -> Model:
         candidates = queries.names_near(session, stub.full_name, caller)
         nearest = [PREFIX + name for name in difflib.get_close_matches(stub.full_name, candidates, n=3, cutoff=0.5)]
         hint = f"; the nearest names are {', '.join(nearest)}" if nearest else ""
+        hint += "; a private one is there only for a token that covers it" if stub.scope else ""
         raise UnknownModelError(f"this registry has no model {PREFIX}{stub.full_name}{hint}", nearest=nearest)
     return model
 

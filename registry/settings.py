@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -14,9 +15,9 @@ from registry.errors import StartError
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _BLOB_STORE = (  # a bucket, a prefix without dots at a part's start, options; never a key
-    r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?"
+    r"(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?"
     r"(\?(endpoint=https?://[A-Za-z0-9._:\[\]-]+/?|region=[a-z0-9-]+)(&(endpoint=https?://[A-Za-z0-9._:\[\]-]+/?"
-    r"|region=[a-z0-9-]+))?)?)?$"
+    r"|region=[a-z0-9-]+))?)?)?"
 )
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -43,7 +44,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ZOO_REGISTRY_", frozen=True, extra="forbid")
 
     storage: Path = Field(default_factory=lambda: user_data_path("sparrow-zoo") / "registry")
-    blob_store: Annotated[str, Field(pattern=_BLOB_STORE)] = ""
+    blob_store: str = ""
     database_url: str = ""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
@@ -65,8 +66,16 @@ class Settings(BaseSettings):
             return cls(**given)  # type: ignore[arg-type]  # pydantic checks each value
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            reason = first["msg"].removeprefix("Value error, ")
             name = "_".join(str(part) for part in first["loc"]) or "settings"
-            raise StartError(f"the setting {name} (ZOO_REGISTRY_{name.upper()}) is wrong: {first['msg']}") from None
+            raise StartError(f"the setting {name} (ZOO_REGISTRY_{name.upper()}) is wrong: {reason}") from None
+
+    @field_validator("blob_store")
+    @classmethod
+    def _known_store(cls, url: str) -> str:
+        if re.fullmatch(_BLOB_STORE, url):
+            return url
+        raise ValueError("it is s3://BUCKET[/PREFIX][?endpoint=URL&region=NAME], or empty for a folder")
 
     @field_validator("database_url")
     @classmethod

@@ -23,6 +23,10 @@ class RangeRefusedError(ZooError):
     """The answer is not the rest of the blob that was asked for: start again at its first byte."""
 
 
+class TooLargeError(ZooError):
+    """The registry takes no file or document of this size."""
+
+
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _BY_CODE: Mapping[str, type[ZooError]] = {
     "MANIFEST_INVALID": ManifestError,
@@ -38,6 +42,7 @@ _BY_STATUS: Mapping[int, type[ZooError]] = {
     404: NotFoundError,
     409: ConflictError,
     410: NotFoundError,
+    413: TooLargeError,
     416: RangeRefusedError,
 }
 

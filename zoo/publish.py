@@ -14,7 +14,7 @@ from zoo.disk import hash_file
 from zoo.errors import AccessError, IntegrityError, StubError, UnavailableError, ZooError
 from zoo.layout import Layout, LeftOut, LocalFile, read_layout
 from zoo.manifest import FileEntry, Manifest
-from zoo.problems import MissingBlobsError
+from zoo.problems import MissingBlobsError, TooLargeError
 from zoo.progress import Meter, Progress
 from zoo.replay import replay
 from zoo.settings import Settings
@@ -126,9 +126,11 @@ def publish_benchmark(stub: str | Stub, measured: Measured, *, settings: Setting
 
 def _check_rights(client: RegistryClient) -> None:
     """Raises `AccessError` before anything is hashed or uploaded rather than after."""
-    if client.whoami().get("may_write") is False:
+    who = client.whoami()
+    if who.get("may_write") is False:
+        given = f"from the token {who['name']!r}, which only reads" if who.get("name") else "without a token"
         raise AccessError(
-            f"the registry {client.endpoint} takes no files without a token; run `zoo auth login` or set ZOO_TOKEN"
+            f"the registry {client.endpoint} takes no files {given}; run `zoo auth login` or set ZOO_TOKEN"
         )
 
 
@@ -178,7 +180,10 @@ def _upload(
     meter = Meter("upload", total_bytes, progress)
     for digest, entry in entries.items():
         with meter.file(entry.path, entry.size_bytes) as report:
-            upload_blob(client.blobs, sources[digest].source, digest, entry.size_bytes, report)
+            try:
+                upload_blob(client.blobs, sources[digest].source, digest, entry.size_bytes, report)
+            except TooLargeError as error:
+                raise TooLargeError(f"{entry.path} is too large: {error}") from None
     return total_bytes
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from registry.commands.options import DatabaseOption, FolderOption, settings_of
-from zoo.terminal import Output
+from zoo.terminal import Output, table
 
 app = typer.Typer()
 token_app = typer.Typer(name="token", no_args_is_help=True, help="Tokens of this registry.")
@@ -37,6 +37,7 @@ def create_token(
     settings = settings_of(folder, database_url)
     text = admin.create_token(settings, name, _duration(expires), scope or ["write:*"])
     Output.emit({"name": name, "token": text}, text)
+    typer.echo(f"note: keep it now, {name} is never shown again", err=True)
 
 
 def _duration(text: str | None) -> timedelta | None:
@@ -54,12 +55,12 @@ def list_tokens(folder: FolderOption = None, database_url: DatabaseOption = None
     from registry import admin
 
     tokens = admin.list_tokens(settings_of(folder, database_url))
-    Output.emit(
-        tokens,
-        "\n".join(
-            f"{token.name}  {token.state}  {token.created_at:%Y-%m-%d}  {' '.join(token.scopes)}" for token in tokens
-        ),
-    )
+    rows = [(token.name, token.state, _until(token.expires_at), " ".join(token.scopes)) for token in tokens]
+    Output.emit(tokens, "\n".join(table(rows)) or "there is no token; writing needs none from this machine")
+
+
+def _until(expires_at: datetime | None) -> str:
+    return f"until {expires_at:%Y-%m-%d}" if expires_at else "for good"
 
 
 @token_app.command("revoke")
@@ -126,5 +127,5 @@ def audit_registry(
     after = since.replace(tzinfo=UTC) if since else None
     settings = settings_of(folder, database_url)
     found = admin.audit(settings, actor=actor, action=action, target=target, since=after, limit=limit)
-    lines = [f"{e.at:%Y-%m-%dT%H:%M:%SZ}  {e.actor or '-'}  {e.action}  {e.target}  {e.detail or ''}" for e in found]
-    Output.emit(found, "\n".join(lines) or "nothing was changed")
+    rows = [(f"{e.at:%Y-%m-%dT%H:%M:%SZ}", e.actor or "-", e.action, e.target, e.detail or "") for e in found]
+    Output.emit(found, "\n".join(table(rows)) or "nothing was changed")

@@ -45,10 +45,12 @@ def zoo(registry: str, tmp_path: Path) -> Command:
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("ZOO_")}
     environment = {**inherited, "ZOO_HOME": str(tmp_path / "home"), "ZOO_ENDPOINT": registry}
 
-    def run(*arguments: str, code: int = 0, plain: bool = False) -> Any:
+    def run(*arguments: str, code: int = 0, plain: bool = False, token: str = "") -> Any:
         flags = [] if plain else ["--json"]
         command = [sys.executable, "cli.py", *flags, *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            command, cwd=ROOT, env={**environment, "ZOO_TOKEN": token}, capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
         if code:
@@ -112,6 +114,21 @@ def test_without_a_token_none_of_it_is_done_where_one_is_needed(zoo: Command, tm
     for arguments in (["yank", "zoo:tiny@v2", "--reason", "a"], ["delete", "zoo:tiny@v2", "--reason", "a"]):
         assert "zoo auth login" in zoo(*arguments, code=5)
     assert zoo("lineage", "zoo:child")["made_from"]
+
+
+def test_a_token_that_only_reads_is_named(zoo: Command, tmp_path: Path) -> None:
+    settings = Settings(storage=tmp_path / "registry")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.md").write_text("# A model\n")
+    token = admin.create_token(settings, "reader", scopes=["read:*"])
+    said = zoo("publish", str(tmp_path / "model"), "zoo:new", code=5, token=token)
+    assert "no files from the token 'reader', which only reads" in said
+    assert "scopes    read:*\n" in zoo("auth", "whoami", plain=True, token=token)
+    assert "nobody: no token is set" in zoo("auth", "whoami", plain=True)
+
+
+def test_a_private_name_that_is_not_seen_gets_a_hint(zoo: Command) -> None:
+    assert "only for a token that covers it" in zoo("show", "zoo:@acme/secret", code=3)
 
 
 def test_a_benchmark_is_added_to_the_version_that_was_measured(zoo: Command, registry: str, tmp_path: Path) -> None:

@@ -291,5 +291,5 @@ def test_a_bucket_that_cannot_be_used_is_told_at_the_start(s3: Callable[..., str
     ],
 )  # fmt: skip
 def test_a_setting_that_is_no_bucket_is_refused(url: str) -> None:
-    with pytest.raises(StartError, match="ZOO_REGISTRY_BLOB_STORE"):
+    with pytest.raises(StartError, match=r"ZOO_REGISTRY_BLOB_STORE\) is wrong: it is s3://BUCKET"):
         Settings.load(blob_store=url)

@@ -496,3 +496,12 @@ def test_a_large_file_that_changes_while_it_is_sent_is_refused(
         zoo.publish(large, name, settings=replace(settings, endpoint=proxy.url))
     with pytest.raises(NotFoundError):
         zoo.resolve(name, settings=settings)
+
+
+def test_a_file_that_the_registry_finds_too_large_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.md").write_text("# A model\n")
+    with serving(tmp_path / "registry", max_blob_bytes=4) as url:
+        mine = Settings(home=tmp_path / "home", cache=tmp_path / "cache", endpoint=url)
+        with pytest.raises(ZooError, match=r"^model\.md is too large: 10 bytes are more than the 4"):
+            zoo.publish(tmp_path / "model", "zoo:large", settings=mine)

@@ -40,4 +40,10 @@ def whoami() -> None:
 
     with RegistryClient(Settings.load()) as client:
         answer = client.whoami()
-    Output.emit(answer, "\n".join(f"{key}: {value}" for key, value in answer.items()))
+    told = {
+        "name": answer.get("name") or "nobody: no token is set",
+        "may write": "yes" if answer.get("may_write") else "no",
+        "scopes": ", ".join(answer.get("scopes") or ()) or "-",
+        "expires": answer.get("expires_at") or "never",
+    }
+    Output.emit(answer, "\n".join(f"{key:<9} {value}" for key, value in told.items()))

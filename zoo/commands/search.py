@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.terminal import Output, size_text
+from zoo.terminal import Output, size_text, table
 
 if TYPE_CHECKING:
     from zoo.version import BestModel, ModelSummary
@@ -66,7 +65,7 @@ def search(
         _search_best(best_for, limit, **measured)
         return
     page = zoo.search(limit=limit, **measured, **{**others, "text": text})
-    Output.emit(page, "\n".join(_table([_row(item) for item in page.items])) or "no model matches")
+    Output.emit(page, "\n".join(table([_row(item) for item in page.items])) or "no model matches")
     if page.next_cursor and not Output.as_json:
         typer.echo(f"there are more: --cursor {page.next_cursor}", err=True)
 
@@ -77,12 +76,6 @@ def _row(item: ModelSummary) -> tuple[str, ...]:
     f1 = f"F1 {facts.metrics['f1']:.4g}" if "f1" in facts.metrics else ""
     kind = "quantized" if facts.quantized else ""
     return item.alias or item.name, f"v{item.latest_version}", size_text(item.size_bytes), sparse, kind, f1
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows with their columns one below another."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _search_best(cpu: str, limit: int, **wanted: str | float | None) -> None:
@@ -98,7 +91,7 @@ def _search_best(cpu: str, limit: int, **wanted: str | float | None) -> None:
     if page.items and page.measured_on != "cpu":
         typer.echo(f"note: nothing was measured on {hardware.cpu}; on CPUs with {hardware.isa}:", err=True)
     rows = [_best_row(item) for item in page.items]
-    Output.emit(page, "\n".join(_table(rows)) or "no model was measured that meets this; see zoo benchmark --publish")
+    Output.emit(page, "\n".join(table(rows)) or "no model was measured that meets this; see zoo benchmark --publish")
 
 
 def _best_row(item: BestModel) -> tuple[str, ...]:

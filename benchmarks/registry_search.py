@@ -60,13 +60,15 @@ def _fill_postgresql(url: str, count: int) -> None:
     with psycopg.connect(url) as database, database.cursor() as cursor:
         cursor.execute("SET synchronous_commit = off")
         cursor.execute("SET maintenance_work_mem = '1GB'")
+        cursor.execute("SELECT pg_get_indexdef('ix_listings_terms'::regclass)")
+        make_index = cursor.fetchone()
         cursor.execute("DROP INDEX ix_listings_terms")
         for part in rows(count):
             for table, columns in TABLES.items():
                 with cursor.copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as copy:
                     for row in part[table]:
                         copy.write_row(row)
-        cursor.execute("CREATE INDEX ix_listings_terms ON listings USING gin (terms) WITH (fastupdate = off)")
+        cursor.execute(make_index[0])
     with psycopg.connect(url, autocommit=True) as database:
         database.execute("VACUUM ANALYZE")
 

@@ -20,11 +20,12 @@ from registry.tables import FTS_TABLE, Benchmark, Listing, Tag, Version
 from registry.terms import BOUNDS, FACETS, listing_terms, search_terms, words
 from zoo.stub import PREFIX
 
-WINDOW = 50_000  # listings that PostgreSQL filters one by one, newest first, before it asks its index of terms
-ENOUGH = 101  # with so many among them, what is looked for is common
+BLOCK_BITS = (9, 13, 17, 21)  # sizes of the blocks of ids that PostgreSQL's index of terms knows, as powers of 2
 _EQUAL = (*FACETS, "quantized")
 _LISTINGS = Listing.__table__
 _FTS = sql_table(FTS_TABLE, Column("rowid", Integer))
+_BLOCKS = ", ".join(f"'=b{bits}=' || (listings.model_id >> {bits})::text" for bits in BLOCK_BITS)
+INDEXED: ColumnElement[Any] = literal_column(f"(listings.terms || array_to_tsvector(ARRAY[{_BLOCKS}]))")
 
 
 # --- keeping them
@@ -152,23 +153,42 @@ def _search_fts5(session: Session, asked: _Search) -> Sequence[Any]:
 
 
 def _search_tsvector(session: Session, asked: _Search) -> Sequence[Any]:
-    """What is common is found among the newest listings; what isn't is rare, and found by the index of terms.
+    """Asks the index of terms for one range of ids after the other, newest first and each larger than the last.
 
-    The planner can't choose between the two: it takes terms for independent of each other, which they aren't.
+    An index of terms knows no order: it would give all that match, to be sorted, where a page needs the newest few. The
+    planner's other way, reading the newest listings until enough match, reads as many as the match is rare.
     """
-    identifier, query = _LISTINGS.c.model_id, " & ".join(f"'{term}'" for term in asked.terms)
-    older = select(_LISTINGS).where(*asked.older(identifier))
-    newest = older.order_by(identifier.desc()).limit(WINDOW).subquery("newest")
-    statement = asked.select_from(newest).order_by(newest.c.model_id.desc()).limit(asked.limit)
-    found = session.execute(statement.where(_has(newest, query)) if query else statement).all()
-    if len(found) >= min(asked.limit, ENOUGH):
-        return found
-    rare = older.where(_has(_LISTINGS, query)).cte("rare").prefix_with("MATERIALIZED") if query else older.subquery()
-    return session.execute(asked.select_from(rare).order_by(rare.c.model_id.desc()).limit(asked.limit)).all()
+    if not asked.terms:
+        statement = asked.select_from(_LISTINGS).where(*asked.older(_LISTINGS.c.model_id))
+        return session.execute(statement.order_by(_LISTINGS.c.model_id.desc()).limit(asked.limit)).all()
+    newest = session.scalar(select(func.max(_LISTINGS.c.model_id)).where(*asked.older(_LISTINGS.c.model_id)))
+    columns = [column for column in _LISTINGS.c if column is not _LISTINGS.c.terms]
+    found: list[Any] = []
+    for below, blocks in _ranges(newest or 0):
+        query = " & ".join([f"'{term}'" for term in asked.terms] + ([f"({blocks})"] if blocks else []))
+        matching = INDEXED.op("@@")(cast(query, TSQUERY))
+        part = select(*columns).where(_LISTINGS.c.model_id < below, matching)
+        rows = part.cte("part").prefix_with("MATERIALIZED")
+        wanted = asked.select_from(rows).order_by(rows.c.model_id.desc()).limit(asked.limit - len(found))
+        found += session.execute(wanted).all()
+        if len(found) >= asked.limit:
+            break
+    return found
 
 
-def _has(rows: FromClause, query: str) -> ColumnElement[bool]:
-    return rows.c.terms.op("@@")(cast(query, TSQUERY))
+def _ranges(newest: int) -> Iterator[tuple[int, str]]:
+    """Ranges of ids from the newest down: an id that they lie below, and the blocks that hold them, none for the rest.
+
+    Two blocks of each size at most, so that a range holds more than one, wherever the newest id stands in its block.
+    """
+    below = newest + 1
+    for bits in BLOCK_BITS:
+        first = max((newest >> bits) - 1, 0)
+        yield below, " | ".join(f"'=b{bits}={block}'" for block in range(first, (below - 1 >> bits) + 1))
+        below = first << bits
+        if not below:
+            return
+    yield below, ""
 
 
 def count_facets(session: Session, wanted: SearchIn, caller: Caller, limit: int) -> tuple[int, dict[str, Counter[str]]]:

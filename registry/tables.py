@@ -266,7 +266,7 @@ class Listing(Base):
     """What a search sees of a model: facets, numbers and terms of its latest version, kept by `registry.listings`.
 
     `f1` is in percent; `latency_ms` is the lowest median that was measured at batch size 1. On SQLite the FTS5 table
-    `FTS_TABLE` indexes the terms, and triggers keep it; on PostgreSQL a GIN index does.
+    `FTS_TABLE` indexes the terms, and triggers keep it; on PostgreSQL a GIN index does, with blocks of ids as terms.
     """
 
     __tablename__ = "listings"

@@ -21,7 +21,7 @@ from registry.tables import Base, is_declared
 from tests.registry.builders import bert
 from tests.registry.conftest import ROOT, open_site
 
-HEAD = "0003"
+HEAD = "0004"
 TEN_SERVERS = """
 import os, sys
 from registry import admin

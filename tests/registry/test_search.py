@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-import pytest
+import psycopg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import text as sql
 from starlette.testclient import TestClient
 
 from registry import listings
+from registry.db import Database
+from registry.tables import TERMS_INDEX
 from registry.terms import words
 from tests.registry.builders import bert, small
 from tests.registry.conftest import Site
@@ -172,16 +176,42 @@ def test_any_search_finds_what_a_plain_reading_says(
         assert names(site.client, **query) == expected_names(models, query), query
 
 
-def test_rare_models_are_found_behind_many_others(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PostgreSQL looks through the newest listings first, and asks its index where those hold too few."""
-    monkeypatch.setattr(listings, "WINDOW", 2)
-    small("zoo:rare", metadata={"task": "ner", "description": "otters"}).publish(site.client)
-    fill(site.client, 5)
-    assert names(site.client, q="otters") == names(site.client, task="ner") == ["rare"]
-    assert names(site.client, limit=4) == ["m004", "m003", "m002", "m001"]
-    first = site.client.get(PATH, params={"q": "m00", "limit": 3}).json()
-    rest = names(site.client, q="m00", limit=3, cursor=first["next_cursor"])
-    assert [item["name"] for item in first["items"]] + rest == ["zoo:m004", "zoo:m003", "zoo:m002", "m001", "m000"]
+def next_id(site: Site, number: int) -> None:
+    """Lets the next model have this id."""
+    database = Database(site.settings.database)
+    with database.exclusive() as connection:
+        if database.is_sqlite:
+            row = "INSERT OR IGNORE INTO models (id, full_name, created_at) VALUES (:id, :name, '2026-01-01')"
+            connection.execute(sql(row), {"id": number - 1, "name": f"gap{number}"})
+        else:
+            connection.execute(sql("SELECT setval('models_id_seq', :id)"), {"id": number - 1})
+    database.close()
+
+
+def test_models_are_found_far_behind_the_newest(site: Site) -> None:
+    """PostgreSQL asks its index of terms for blocks of ids, newest first: ids at the blocks' edges, pages of two."""
+    sizes = [1 << bits for bits in listings.BLOCK_BITS]
+    ids = sorted({3, 4} | {number for size in sizes for number in (size - 1, size, 2 * size, 3 * size + 5)})
+    for number in ids:
+        next_id(site, number)
+        small(f"zoo:m{number}", str(number), metadata={"task": "ner", "description": "otters"}).publish(site.client)
+    newest = [f"zoo:m{number}" for number in reversed(ids)]
+    for query in ({}, {"task": "ner"}, {"q": "otters", "task": "ner"}):
+        found, cursor = list[str](), {}
+        while cursor is not None:
+            page = site.client.get(PATH, params={**query, **cursor, "limit": 2}).json()
+            found += [item["name"] for item in page["items"]]
+            cursor = {"cursor": page["next_cursor"]} if page["next_cursor"] else None
+        assert found == newest, query
+    assert names(site.client, q="m3 otters") == ["m3"]
+    assert f"{len(ids)} models, newest first" in site.client.get("/", params={"task": "ner"}).text
+
+
+def test_postgresql_searches_by_its_index_of_terms(new_postgres: Callable[..., str]) -> None:
+    with psycopg.connect(new_postgres()) as connection:
+        connection.execute("SET enable_seqscan = off")
+        plan = connection.execute(f"EXPLAIN SELECT FROM listings WHERE {listings.INDEXED} @@ 'otters'").fetchall()
+    assert f"Bitmap Index Scan on {TERMS_INDEX}" in str(plan)
 
 
 def test_only_the_latest_version_is_searched(client: TestClient) -> None:

@@ -210,13 +210,23 @@ def attention(
     if grids is not None:
         query, key, value = grids.query(query), grids.key(key), grids.value(value)
     scaling = query.size(-1) ** -0.5 if scaling is None else scaling
-    scores = torch.matmul(query, key) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    probabilities = nn.functional.softmax(scores, dim=-1)
+    scores = torch.matmul(query, key)
+    if attention_mask is None:
+        scores = scores * scaling
+    else:
+        scores = torch.add(_in_dtype_of(scores, attention_mask), scores, alpha=scaling)
+    wide = torch.float32 if grids is not None else None  # a grid rounds once, from float32
+    probabilities = nn.functional.softmax(scores, dim=-1, dtype=wide)
     seen = probabilities if grids is None else grids.probabilities(probabilities)
     seen = byte_dropout(seen, dropout, module.training)
     return torch.matmul(seen, value).transpose(1, 2).contiguous(), probabilities
+
+
+def _in_dtype_of(scores: Tensor, mask: Tensor) -> Tensor:
+    """Return the mask in the scores' dtype: a sum of two dtypes would be float32, and so all that follows."""
+    if mask.dtype == scores.dtype:
+        return mask
+    return mask.clamp(min=torch.finfo(scores.dtype).min).to(scores.dtype)
 
 
 AttentionInterface.register(ATTENTION, attention)

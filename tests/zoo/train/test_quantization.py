@@ -13,6 +13,7 @@ from zoo.train.quantization import (
     QuantizedEmbedding,
     QuantizedLinear,
     Scheme,
+    attention,
     quantize,
     quantized_modules,
     set_observing,
@@ -171,3 +172,16 @@ def test_row_76_an_exploding_activation_stops_training() -> None:
 def test_names_of_quantized_modules_are_found_again() -> None:
     model = bert()
     assert quantize(model, LEGACY) == [name for name, _ in quantized_modules(model)]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_attention_stays_in_the_dtype_of_its_scores_and_hides_padding(dtype: torch.dtype, tolerance: float) -> None:
+    query, key, value = torch.randn(3, 2, 4, 9, 8).unbind()
+    mask = torch.zeros(2, 1, 9, 9)
+    mask[0, ..., 6:] = mask[1] = torch.finfo(torch.float32).min  # the second row sees padding alone
+    got, probabilities = attention(nn.Module(), query.to(dtype), key.to(dtype), value.to(dtype), mask, scaling=0.5)
+    assert probabilities.dtype == dtype
+    assert probabilities[0, ..., 6:].abs().max() == 0
+    assert torch.isfinite(got).all()
+    exact = nn.functional.scaled_dot_product_attention(query[:1], key[:1, :, :6], value[:1, :, :6], scale=0.5)
+    assert torch.allclose(got[:1].float(), exact.transpose(1, 2), atol=tolerance)

@@ -16,6 +16,8 @@ from registry.service import Registry, check_may_write, find_version, parse_stub
 from registry.tables import Version
 from zoo.stub import PREFIX
 
+MAX_NAMED = 3
+
 
 def yank(registry: Registry, stub_text: str, reason: str | None, caller: Caller) -> VersionSummary:
     """Leaves a version out wherever nothing pins it, and tells the reason where something does; None takes that back.
@@ -63,9 +65,12 @@ def _check_unused(session: Session, version: Version, caller: Caller, *, force: 
     if tags:
         raise VersionInUseError(f"the tags {', '.join(tags)} point to {where}; move them first", users=tags)
     found = [user for _, user in users_of(session, version)]
-    users = [PREFIX + _target(v) for v in found if caller.may_read(v.model.full_name, private=v.model.private)][:20]
+    seen = [PREFIX + _target(v) for v in found if caller.may_read(v.model.full_name, private=v.model.private)]
+    users = list(dict.fromkeys(seen))
     if found and not force:
-        who = ", ".join(users) or "models that are private"
+        more = f" and {len(users) - MAX_NAMED} more" if len(users) > MAX_NAMED else ""
+        who = ", ".join(users[:MAX_NAMED]) + more or "models that are private"
+        users = users[:20]
         raise VersionInUseError(f"{who} were made from {where}; yank it instead, or delete it by force", users=users)
 
 

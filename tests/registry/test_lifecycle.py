@@ -110,6 +110,14 @@ def test_row_40_a_version_that_another_model_was_made_from_is_deleted_only_by_fo
         assert delete(client, "zoo:tiny@v2", force=True).status_code == 200
 
 
+def test_row_40_many_users_are_named_once_and_counted(client: TestClient, three: list[Any]) -> None:
+    for number in range(5):
+        small(f"zoo:child-{number}", metadata={"base": "zoo:tiny", "teacher": "zoo:tiny"}).publish(client)
+    answer = delete(client, "zoo:tiny@v2").json()
+    assert answer["users"] == [f"zoo:child-{number}@v1" for number in reversed(range(5))]
+    assert answer["detail"].startswith("zoo:child-4@v1, zoo:child-3@v1, zoo:child-2@v1 and 2 more were made from")
+
+
 def test_row_40_a_pull_that_has_begun_ends_well(site: Site, client: TestClient, three: list[Any]) -> None:
     """A deleted version's bytes stay for one grace period, however long ago they were uploaded."""
     delete(client, "zoo:tiny@v3")

@@ -82,7 +82,10 @@ def lineage(stub: StubArgument) -> None:
     with RegistryClient(Settings.load()) as client:
         found = client.lineage(Stub.parse(stub))
     lines = [f"{row['relation']:<8} {row['stub'] or row['digest']}" for row in found["made_from"]]
-    lines += [f"{row['stub']}  made from it ({row['relation']})" for row in found["used_by"]]
+    users: dict[str, list[str]] = {}
+    for row in found["used_by"]:
+        users.setdefault(row["stub"], []).append(row["relation"])
+    lines += [f"{user}  made from it ({', '.join(relations)})" for user, relations in users.items()]
     Output.emit(found, "\n".join(lines) or "nothing is recorded")
 
 

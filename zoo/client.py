@@ -12,7 +12,7 @@ from zoo.answer import items_of, object_of
 from zoo.benchmark import BenchmarkRecord, Hardware
 from zoo.blobs import Blobs
 from zoo.connection import Connection
-from zoo.errors import IntegrityError
+from zoo.errors import IntegrityError, NotFoundError
 from zoo.manifest import Manifest
 from zoo.settings import Settings
 from zoo.stub import Stub
@@ -44,7 +44,7 @@ class RegistryClient:
         """The version that a stub names now."""
         answer = self._get("/resolve", {"stub": str(stub)})
         if static_registry.is_static(answer):
-            answer = static_registry.choose(self._get(static_registry.path_of(stub)), stub)
+            answer = static_registry.choose(self._get_static(stub), stub)
         return VersionView.read(answer, stub)
 
     def search(self, text: str = "", *, limit: int = 20, cursor: str | None = None, **filters: object) -> SearchPage:
@@ -61,7 +61,7 @@ class RegistryClient:
         """All versions of a model."""
         answer = self._get("/versions", {"stub": str(stub)})
         if static_registry.is_static(answer):
-            answer = {"items": static_registry.versions_in(self._get(static_registry.path_of(stub)))}
+            answer = {"items": static_registry.versions_in(self._get_static(stub))}
         return tuple(VersionSummary.parse(item) for item in items_of(answer))
 
     def post_benchmark(self, stub: Stub, record: BenchmarkRecord) -> BenchmarkView:
@@ -115,6 +115,12 @@ class RegistryClient:
     def delete_version(self, stub: Stub, reason: str, *, force: bool = False) -> None:
         """Deletes a version for good."""
         self._connection.call("POST", "/versions/delete", body={"stub": str(stub), "reason": reason, "force": force})
+
+    def _get_static(self, stub: Stub) -> Any:
+        try:
+            return self._get(static_registry.path_of(stub))
+        except NotFoundError:
+            raise NotFoundError(f"the files at {self.endpoint} hold no model zoo:{stub.full_name}") from None
 
     def _get(self, path: str, params: Mapping[str, str] | None = None) -> Any:
         return self._connection.call("GET", path, params=params)

@@ -66,7 +66,7 @@ class MissingBlobsError(ZooError):
 def error_of(status: int, headers: Mapping[str, str], body: bytes, where: str) -> ZooError:
     """The error for an answer with a status of 400 or more."""
     problem = _problem(body)
-    detail = str(problem.get("detail") or problem.get("title") or f"its answer begins with {first_line(body)}")[:2000]
+    detail = str(problem.get("detail") or problem.get("title") or _not_ours(status, body))[:2000]
     text = f"{detail} (HTTP {status} from {where})"
     code = problem.get("code")
     if status in _TRANSIENT and code not in _BY_CODE:
@@ -78,6 +78,14 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, where: str) -
         return OffsetMovedError(text, offset)
     kind = _BY_CODE.get(str(code)) or _BY_STATUS.get(status, ZooError)
     return kind(text + _next_step(kind, problem))
+
+
+def _not_ours(status: int, body: bytes) -> str:
+    """What is said of an answer that no registry gives: a proxy's, or that of a web server with a folder of files."""
+    told = f"its answer begins with {first_line(body)}"
+    if status in (404, 405, 501):
+        return f"{told}: no registry answers so; a folder of plain files serves pull, show and search alone"
+    return told
 
 
 def _next_step(kind: type[ZooError], problem: Mapping[str, Any]) -> str:

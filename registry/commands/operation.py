@@ -66,9 +66,11 @@ def scrub_registry(folder: FolderOption = None, database_url: DatabaseOption = N
     with step_bars() as progress:
         report = admin.scrub(settings_of(folder, database_url), progress)
     bad = [
-        f"{digest}  damaged or missing, needed by {', '.join(s)}"
-        for digest, s in (report.damaged | report.missing).items()
+        f"{digest}  {state}, needed by {', '.join(stubs)}"
+        for state, found in (("damaged", report.damaged), ("missing", report.missing))
+        for digest, stubs in found.items()
     ]
+    bad += ["publish these versions again: what is damaged or missing is asked for"] if bad else []
     Output.emit(report, "\n".join([f"{report.checked} files checked", *bad]))
     if not report.is_sound:
         raise typer.Exit(EXIT_INTEGRITY)

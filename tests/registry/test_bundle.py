@@ -28,6 +28,7 @@ from registry.tables import AuditEntry
 from tests.registry.builders import LONG, bert, digest_of, small
 from tests.registry.conftest import open_site
 from tests.registry.s3_server import free_ports
+from zoo.client import RegistryClient
 from zoo.errors import NotFoundError, ZooError
 from zoo.settings import Settings as ZooSettings
 
@@ -237,8 +238,10 @@ def test_the_client_reads_a_folder_that_a_plain_web_server_serves(make: Make, tm
         folder = zoo.pull(f"{LONG}@{digest}", settings=mine)
         assert (folder / "deployment/model.onnx").read_bytes() == bert().files["deployment/model.onnx"][1]
         for stub in (f"{LONG}@v9", "zoo:gone@v1", "zoo:nobody"):
-            with pytest.raises(NotFoundError):
+            with pytest.raises(NotFoundError, match=r"has no v|hold no model zoo:nobody"):
                 zoo.resolve(stub, settings=mine)
+        with pytest.raises(ZooError, match="serves pull, show and search alone"), RegistryClient(mine) as client:
+            client.whoami()
         names = [item.name for item in zoo.search("extractive", sparsity_min=0.7, quantized=True, settings=mine).items]
         assert names == [LONG]
         assert zoo.search("extractive", sparsity_min=0.9, settings=mine).items == ()

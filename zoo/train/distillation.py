@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,24 @@ class Teacher(Protocol):
 
     def __call__(self, inputs: Mapping[str, Any]) -> Outputs:
         """Return named outputs, batch first."""
+
+
+class Layers(Protocol):
+    """What layers gave in the last forward pass, by name."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Return a layer's output, batch first."""
+
+    def stop(self) -> None:
+        """Let go of all outputs."""
+
+
+@runtime_checkable
+class LayerTeacher(Teacher, Protocol):
+    """A teacher that shows what its layers give too."""
+
+    def watch(self, names: Sequence[str]) -> Layers:
+        """Return the outputs of these layers, as of each call of the teacher. Raises TrainingError for others."""
 
 
 def distillation_loss(
@@ -142,6 +160,10 @@ class ModelTeacher:
     def __init__(self, model: nn.Module) -> None:
         self.model = model.eval()
 
+    def watch(self, names: Sequence[str]) -> LayerOutputs:
+        """Return what these layers of the model give. Raises TrainingError for an unknown name."""
+        return LayerOutputs(self.model, names)
+
     def __call__(self, inputs: Mapping[str, Any]) -> Outputs:
         """Run the model on the inputs, labels left out."""
         arguments = {k: v for k, v in inputs.items() if not k.endswith(_NOT_FOR_TEACHERS)}
@@ -152,22 +174,39 @@ class ModelTeacher:
 class RememberedTeacher:
     """A teacher's outputs for every feature of a data set, computed once.
 
-    `rows` holds, for each output, one float32 tensor [length] a feature; inputs name their features in
-    `feature_index` [batch]. Positions past a feature's length are 0: the loss masks them.
+    `rows` holds, for each output, one float32 tensor [length] a feature, and `layers`, for each layer, one
+    [length, ...]; inputs name their features in `feature_index` [batch]. Positions past a feature's length are 0:
+    the losses mask them.
     """
 
-    def __init__(self, rows: Mapping[str, Sequence[Tensor]]) -> None:
-        self.rows = rows
+    def __init__(
+        self, rows: Mapping[str, Sequence[Tensor]], layers: Mapping[str, Sequence[Tensor]] | None = None
+    ) -> None:
+        self.rows, self.layers = rows, layers or {}
+        self._asked: tuple[list[int], int] = ([], 0)
+
+    def watch(self, names: Sequence[str]) -> RememberedTeacher:
+        """Return itself, which gives the layers of the batch that it was asked for last."""
+        if missing := [name for name in names if name not in self.layers]:
+            raise TrainingError(f"the teacher's layer {missing[0]!r} was not remembered")
+        return self
 
     def __call__(self, inputs: Mapping[str, Any]) -> Outputs:
         """Return the stored outputs, padded to the batch's length."""
-        chosen: list[int] = inputs["feature_index"].tolist()
-        length = inputs["input_ids"].shape[1]
-        return {key: _padded([rows[i] for i in chosen], length) for key, rows in self.rows.items()}
+        self._asked = (inputs["feature_index"].tolist(), inputs["input_ids"].shape[1])
+        return {key: self._batch(rows) for key, rows in self.rows.items()}
 
+    def __getitem__(self, name: str) -> Tensor:
+        """Return a layer's stored output, padded to the batch's length."""
+        return self._batch(self.layers[name])
 
-def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
-    batch = torch.zeros(len(rows), length)
-    for target, row in zip(batch, rows, strict=True):
-        target[: len(row)] = row
-    return batch
+    def stop(self) -> None:
+        """Forget the batch."""
+        self._asked = ([], 0)
+
+    def _batch(self, rows: Sequence[Tensor]) -> Tensor:
+        chosen, length = self._asked
+        batch = rows[0].new_zeros(len(chosen), length, *rows[0].shape[1:])
+        for target, index in zip(batch, chosen, strict=True):
+            target[: len(rows[index])] = rows[index]
+        return batch

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from zoo.answers import Example, Window, label_positions, make_windows, plain_tokenizer
 from zoo.errors import TrainingError
+from zoo.train.distillation import LayerOutputs
 
 _MULTIPLE = 8
+_LOGITS = ("start_logits", "end_logits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +124,20 @@ def batches_by_length(windows: Sequence[Window], size: int) -> Iterator[list[int
 
 
 def predict(
-    model: nn.Module, windows: Sequence[Window], collator: Collator, batch_size: int, autocast: bool = False
+    model: nn.Module,
+    windows: Sequence[Window],
+    collator: Collator,
+    batch_size: int,
+    *,
+    autocast: bool = False,
+    layers: LayerOutputs | None = None,
 ) -> dict[str, list[Tensor]]:
-    """Return start_logits and end_logits of every window, float32 [its length], without gradients."""
-    rows: dict[str, list[Tensor]] = {key: [torch.empty(0)] * len(windows) for key in ("start_logits", "end_logits")}
+    """Return start_logits and end_logits of every window, float32 [its length], without gradients.
+
+    With `layers`, which watch the model, also what each gave, by its name, [its length, ...].
+    """
+    names = () if layers is None else layers.names
+    rows: dict[str, list[Tensor]] = {key: [torch.empty(0)] * len(windows) for key in (*_LOGITS, *names)}
     was_training = model.training
     model.eval()
     for chosen in batches_by_length(windows, batch_size):
@@ -133,7 +145,8 @@ def predict(
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             outputs = model(**inputs)
         for key, target in rows.items():
-            for row, index in zip(outputs[key].float(), chosen, strict=True):
+            found = outputs[key].float() if layers is None or key in _LOGITS else layers[key]
+            for row, index in zip(found, chosen, strict=True):
                 target[index] = row[: len(windows[index])].clone()
     model.train(was_training)
     return rows

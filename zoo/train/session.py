@@ -31,7 +31,8 @@ from zoo.modifiers import (
 from zoo.recipe import Recipe
 from zoo.train.distillation import (
     LayerOutputs,
-    ModelTeacher,
+    Layers,
+    LayerTeacher,
     Outputs,
     Teacher,
     distillation_loss,
@@ -74,15 +75,15 @@ class RecipeSession:
         self._layers = self._watch_layers()
         self._quantized: set[int] = set()
 
-    def _watch_layers(self) -> tuple[LayerOutputs, LayerOutputs] | None:
+    def _watch_layers(self) -> tuple[LayerOutputs, Layers] | None:
         """Watch the layers that the recipe pairs, the student's and the teacher's."""
         if not self.layer_distillations or self.teacher is None:
             return None
-        if not isinstance(self.teacher, ModelTeacher):
+        if not isinstance(self.teacher, LayerTeacher):
             raise TrainingError("PerLayerDistillationModifier needs a ModelTeacher, whose layers it can watch")
         students = [name for m in self.layer_distillations for name in m.student_layer_names]
         teachers = [name for m in self.layer_distillations for name in m.teacher_layer_names]
-        return LayerOutputs(self.model, students), LayerOutputs(self.teacher.model, teachers)
+        return LayerOutputs(self.model, students), self.teacher.watch(teachers)
 
     @property
     def epoch(self) -> float:
@@ -152,7 +153,7 @@ class RecipeSession:
 
     @staticmethod
     def _distil_layers(
-        modifier: PerLayerDistillationModifier, student: LayerOutputs, teacher: LayerOutputs, inputs: Mapping[str, Any]
+        modifier: PerLayerDistillationModifier, student: LayerOutputs, teacher: Layers, inputs: Mapping[str, Any]
     ) -> Tensor:
         return layer_loss(
             [student[name] for name in modifier.student_layer_names],

@@ -62,6 +62,17 @@ def test_remembered_outputs_come_back_padded_to_the_batch() -> None:
     assert teacher(inputs)["a"].tolist() == [[3, 0, 0], [1, 2, 0]]
 
 
+def test_remembered_layers_are_those_of_the_batch_asked_for_last() -> None:
+    rows = [torch.ones(2, 3), torch.full((1, 3), 2.0)]
+    teacher = RememberedTeacher({"a": [row[:, 0] for row in rows]}, {"layer.0": rows})
+    layers = teacher.watch(["layer.0"])
+    for chosen in ([1, 0], [0]):
+        teacher({"feature_index": torch.tensor(chosen), "input_ids": torch.zeros(len(chosen), 4)})
+        assert [row.sum(1).tolist() for row in layers["layer.0"]] == [[[3, 3, 0, 0], [6, 0, 0, 0]][i] for i in chosen]
+    with pytest.raises(TrainingError, match=r"'layer\.1' was not remembered"):
+        teacher.watch(["layer.0", "layer.1"])
+
+
 def test_layers_are_compared_by_the_formula_of_sparseml() -> None:
     student, teacher = [torch.randn(2, 3, 4), torch.randn(2, 3, 5)], [torch.randn(2, 3, 4), torch.randn(2, 3, 5)]
     errors = [((s - t) ** 2).mean() for s, t in zip(student, teacher, strict=True)]

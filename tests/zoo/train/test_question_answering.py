@@ -136,6 +136,30 @@ def test_a_teacher_computes_in_bfloat16_when_its_student_does(
     assert computed_in == [torch.bfloat16]
 
 
+def test_a_teacher_that_is_remembered_teaches_the_same_layers_as_one_that_is_asked(
+    base_folder: Path, train_file: Path, dev_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layers = "[bert.encoder.layer.0, bert.encoder.layer.1.intermediate]"
+    recipe = f"""
+modifiers:
+  - !SetLearningRateModifier {{learning_rate: 1.0e-3}}
+  - !PerLayerDistillationModifier {{gain: 1.0, student_layer_names: {layers}, teacher_layer_names: {layers}}}
+"""
+    losses = []
+    for remember in ("true", "false"):
+        out = tmp_path / remember
+        more = ("--recipe", recipe, "--distill_teacher", "self", "--remember_teacher", remember, "--export", "false")
+        schedule = ("--num_train_epochs", "2", "--logging_steps", "1", "--dropout", "0.3")
+        assert main(flags(base_folder, out, train_file, dev_file, *more, *schedule)) == 0
+        assert ("running the teacher over 24 windows" in caplog.messages) == (remember == "true")
+        caplog.clear()
+        history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+        losses.append([entry["layer_loss"] for entry in history if "layer_loss" in entry])
+    assert len(losses[0]) == 6
+    assert min(losses[0]) > 0
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
 def test_row_75_resuming_with_another_recipe_shows_the_difference(
     student: Path,
     base_folder: Path,

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from zoo.errors import TrainingError, ZooError
 from zoo.modifiers import DistillationModifier, PerLayerDistillationModifier, QuantizationModifier
 from zoo.recipe import Recipe
 from zoo.train.arguments import DataArguments, ModelArguments, RunArguments, check_output, parse
-from zoo.train.distillation import ModelTeacher, RememberedTeacher, Teacher
+from zoo.train.distillation import LayerOutputs, ModelTeacher, RememberedTeacher, Teacher
 from zoo.train.dropout import set_dropout, use_byte_dropout
 from zoo.train.features import Collator, Feature, Features, make_features, predict
 from zoo.train.models import load_model, load_tokenizer
@@ -182,8 +183,8 @@ class Run:
         )
 
     def _teacher(self) -> Teacher | None:
-        by_layer = bool(self.recipe.of_type(PerLayerDistillationModifier))
-        wanted = by_layer or any(m.hardness > 0 for m in self.recipe.of_type(DistillationModifier))
+        layers = [name for m in self.recipe.of_type(PerLayerDistillationModifier) for name in m.teacher_layer_names]
+        wanted = layers or any(m.hardness > 0 for m in self.recipe.of_type(DistillationModifier))
         named = self.model_args.distill_teacher
         if named == "disable" or not wanted:
             return None
@@ -199,16 +200,23 @@ class Run:
                 raise TrainingError(
                     f"the teacher in {folder} has another vocabulary than the student; both must read the same tokens"
                 )
-        return (None if by_layer else self._remembered(model)) or ModelTeacher(model)
+        return self._remembered(model, layers) or ModelTeacher(model)
 
-    def _remembered(self, model: nn.Module) -> Teacher | None:
+    def _remembered(self, model: nn.Module, names: Sequence[str]) -> Teacher | None:
+        """Run the teacher once over the data, if all that it and these layers give fits into memory."""
         windows = [feature.window for feature in self.train_set.features]
-        size_bytes = 8 * sum(len(window) for window in windows)
-        if not self.model_args.remember_teacher or size_bytes > _MEMORY_LIMIT_BYTES:
+        if not self.model_args.remember_teacher or not windows:
             return None
-        log.info("running the teacher over %d windows", len(windows))
-        size = self.run_args.per_device_eval_batch_size
-        return RememberedTeacher(predict(model, windows, self.collator, size, autocast=bool(self.run_args.bf16)))
+        layers = LayerOutputs(model, names)
+        size, half = self.run_args.per_device_eval_batch_size, bool(self.run_args.bf16)
+        run = partial(predict, model, collator=self.collator, batch_size=size, autocast=half, layers=layers)
+        token_bytes = sum(rows[0].nbytes for rows in run(windows=windows[:1]).values()) / len(windows[0])
+        fits = token_bytes * sum(len(window) for window in windows) <= _MEMORY_LIMIT_BYTES
+        if fits:
+            log.info("running the teacher over %d windows", len(windows))
+        rows = run(windows=windows) if fits else {}
+        layers.stop()
+        return RememberedTeacher(rows, {name: rows.pop(name) for name in layers.names}) if fits else None
 
     def _finish(self, trainer: QuestionAnsweringTrainer, metrics: dict[str, float], seconds: float) -> None:
         trained = self.run_args.do_train or self.model_args.one_shot

@@ -18,7 +18,7 @@ from registry.audit import OPERATOR, note
 from registry.checks import check_version, write_report
 from registry.errors import InvalidManifestError, VersionExistsError
 from registry.schemas import CheckView, Reason, Time
-from registry.service import Registry, add_version, check_alias, parse_manifest, parse_tag
+from registry.service import Registry, add_version, check_alias, check_blobs, parse_manifest, parse_tag
 from registry.tables import Version
 from zoo.manifest import Digest, Manifest
 from zoo.stub import PREFIX
@@ -76,12 +76,13 @@ def check_record(registry: Registry, record: VersionRecord) -> str | None:
     if is_known(registry, record):
         return None
     with registry.database.read() as session:
-        registry.check_blobs(session, manifest, OPERATOR)
+        check_blobs(session, manifest, OPERATOR)
+    registry.check_stored(manifest)
     said = next((check for check in record.checks if check.by == "publisher"), None)
     return write_report(check_version(manifest, registry.blobs.span, said))
 
 
-def adopt(session: Session, registry: Registry, record: VersionRecord, report: str | None, *, tags: bool) -> Adopted:
+def adopt(session: Session, record: VersionRecord, report: str | None, *, tags: bool) -> Adopted:
     """Makes the version visible when the transaction ends; `tags`: also those move that point elsewhere here.
 
     Raises `VersionExistsError`, `AliasTakenError`, or `MissingBlobsError`.
@@ -92,7 +93,7 @@ def adopt(session: Session, registry: Registry, record: VersionRecord, report: s
         return Adopted.DELETED
     outcome = Adopted.KNOWN
     if version is None:
-        registry.check_blobs(session, manifest, OPERATOR)
+        check_blobs(session, manifest, OPERATOR)
         version = add_version(session, manifest, record.version, OPERATOR)
         version.created_at, version.check_report = record.created_at, report
         outcome = Adopted.ADDED

@@ -96,17 +96,17 @@ def import_bundle(registry: Registry, path: Path, report: Report = silent) -> Ex
                 raise BundleError(f"the bundle holds {name[:100]!a}, which belongs in none")
     if (count, len(reports)) != (head["blobs"], head["versions"]):
         raise BundleError("the bundle is cut off: it holds less than it says; nothing was imported")
-    outcomes = registry.database.write(partial(_adopt_all, registry=registry, path=path, reports=reports))
+    outcomes = registry.database.write(partial(_adopt_all, path=path, reports=reports))
     return ExchangeReport(len(reports), count, size_bytes, outcomes[Adopted.ADDED], outcomes[Adopted.CHANGED])
 
 
-def _adopt_all(session: Session, *, registry: Registry, path: Path, reports: list[str | None]) -> Counter[Adopted]:
+def _adopt_all(session: Session, *, path: Path, reports: list[str | None]) -> Counter[Adopted]:
     outcomes = Counter[Adopted]()
     with reading(path, _HEAD) as (_, entries):
         for name, stream in entries:
             if name == _VERSIONS:
                 for record, report in zip(_records(stream), reports, strict=True):
-                    outcomes[adopt(session, registry, record, report, tags=False)] += 1
+                    outcomes[adopt(session, record, report, tags=False)] += 1
     return outcomes
 
 

@@ -93,7 +93,7 @@ def _take(registry: Registry, source: Source, stub: str, result: MirrorReport) -
                 registry.blobs.keep(file, digest, OPERATOR)
             result.size_bytes += file.size_bytes
     checked = check_record(registry, record)
-    return registry.database.write(lambda session: adopt(session, registry, record, checked, tags=True))
+    return registry.database.write(lambda session: adopt(session, record, checked, tags=True))
 
 
 def _versions_here(registry: Registry, name: str) -> dict[int, VersionSummary]:

@@ -74,7 +74,7 @@ class Registry:
             version = queries.version_by_digest(session, manifest.digest())
             is_new = version is None
             if version is None:
-                self.check_blobs(session, manifest, caller)
+                check_blobs(session, manifest, caller)
                 version = add_version(session, manifest, wanted.version, caller)
                 version.check_report = report
             check_not_deleted(version)
@@ -93,22 +93,17 @@ class Registry:
         with self.database.read() as session:
             if queries.version_by_digest(session, manifest.digest()):
                 return None
-            self.check_blobs(session, manifest, caller)
+            check_blobs(session, manifest, caller)
+        self.check_stored(manifest)
         return write_report(check_version(manifest, self.blobs.span, samples))
 
-    def check_blobs(self, session: Session, manifest: Manifest, caller: Caller) -> None:
-        """Raises `MissingBlobsError` or `InvalidSizeError` unless each blob is here, and there for the caller."""
-        digests = list(dict.fromkeys(entry.sha256 for entry in manifest.files))
-        sizes = blob_queries.blob_sizes(session, blob_queries.readable(session, digests, caller))
-        missing = [digest for digest in digests if self.store.size(digest) != sizes.get(digest, -1)]
-        if missing:
-            raise MissingBlobsError(
-                f"{len(missing)} of the manifest's blobs aren't here; upload them, then publish again", missing=missing
-            )
-        for entry in manifest.files:
-            if sizes[entry.sha256] != entry.size_bytes:
-                actual = sizes[entry.sha256]
-                raise InvalidSizeError(f"{entry.path!r} has {actual} bytes, the manifest says {entry.size_bytes}")
+    def check_stored(self, manifest: Manifest) -> None:
+        """Raises `MissingBlobsError` for blobs that the store has lost or cut off.
+
+        Not within a transaction, where `check_blobs` is enough: a sweep removes a blob with its row.
+        """
+        sizes = {entry.sha256: entry.size_bytes for entry in manifest.files}
+        _refuse_missing([digest for digest, size_bytes in sizes.items() if self.store.size(digest) != size_bytes])
 
     def resolve(self, stub_text: str, role: Role | None = None, caller: Caller = ANYONE) -> VersionView:
         """The version that a stub names; raises `InvalidStubError`, `UnknownModelError` or `UnknownVersionError`."""
@@ -173,6 +168,24 @@ class Registry:
         """How many models there are for the caller, up to `limit`."""
         with self.database.read() as session:
             return listings.count_visible(session, caller, limit)
+
+
+def check_blobs(session: Session, manifest: Manifest, caller: Caller) -> None:
+    """Raises `MissingBlobsError` or `InvalidSizeError` unless each blob is recorded, and there for the caller."""
+    digests = list(dict.fromkeys(entry.sha256 for entry in manifest.files))
+    sizes = blob_queries.blob_sizes(session, blob_queries.readable(session, digests, caller))
+    _refuse_missing([digest for digest in digests if digest not in sizes])
+    for entry in manifest.files:
+        if sizes[entry.sha256] != entry.size_bytes:
+            actual = sizes[entry.sha256]
+            raise InvalidSizeError(f"{entry.path!r} has {actual} bytes, the manifest says {entry.size_bytes}")
+
+
+def _refuse_missing(missing: list[str]) -> None:
+    if missing:
+        raise MissingBlobsError(
+            f"{len(missing)} of the manifest's blobs aren't here; upload them, then publish again", missing=missing
+        )
 
 
 def parse_stub(text: str) -> Stub:

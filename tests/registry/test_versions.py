@@ -5,9 +5,12 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
 from starlette.testclient import TestClient
 
+from registry.storage.folder import FolderBlobStore
 from tests.registry.builders import ALIAS, LONG, Folder, bert, digest_of, small
+from tests.registry.conftest import Site
 from zoo.manifest import Manifest
 
 
@@ -45,6 +48,25 @@ def test_a_published_version_comes_back_by_every_name(client: TestClient) -> Non
         f"{LONG}?recipe=x",
     ):
         assert resolve(client, stub) == view
+
+
+def test_publishing_asks_the_store_once_for_each_blob(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a bucket each is a request over the network, and the database waits while they are made in its transaction."""
+    folder, asked, size = bert(), list[str](), FolderBlobStore.size
+    folder.upload(site.client)
+    monkeypatch.setattr(FolderBlobStore, "size", lambda store, digest: asked.append(digest) or size(store, digest))
+    assert site.client.post("/api/v1/versions", json={"manifest": folder.manifest}).status_code == 201
+    assert sorted(asked) == sorted({digest_of(data) for _, data in folder.files.values()})
+
+
+def test_a_blob_that_the_store_lost_is_asked_for_again(site: Site) -> None:
+    folder = bert()
+    folder.upload(site.client)
+    lost = digest_of(folder.files["deployment/model.onnx"][1])
+    FolderBlobStore(site.settings.storage).delete(lost)
+    answer = site.client.post("/api/v1/versions", json={"manifest": folder.manifest})
+    assert (*code(answer), answer.json()["missing"]) == (400, "MANIFEST_BLOB_UNKNOWN", [lost])
+    assert folder.publish(site.client).status_code == 201
 
 
 def test_role_narrows_the_files_but_never_the_manifest(client: TestClient) -> None:

@@ -18,6 +18,7 @@ import typer
 
 from engine.commands import app as engine_app
 from registry.commands import app as registry_app
+from registry.commands.exchange import tell_refused
 from registry.commands.options import DatabaseOption, FolderOption, settings_of
 from zoo.commands import app as zoo_app
 from zoo.commands.arguments import StubArgument
@@ -72,12 +73,9 @@ def mirror_registry(
 
         with RemoteRegistry(url, settings.storage / "mirror", transferred) as source:
             report = admin.mirror(settings, source, name or (), progress)
-    for stub, reason in report.refused.items():
-        typer.echo(f"left out: {stub}: {reason}", err=True)
     told = f"{report.added} new, {report.changed} changed, {report.known} known; {size_text(report.size_bytes)}"
     Output.emit(report, told)
-    if report.refused:
-        raise typer.Exit(1)
+    tell_refused(report.refused)
 
 
 @cache_app.command("ls")

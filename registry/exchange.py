@@ -5,7 +5,8 @@
     versions.jsonl    one version a line, as `GET /resolve` tells of it; last, after all that it needs
 
 The other registry may have models of its own. What is there already is left as it is, so that importing a bundle
-again changes nothing; either every version of a bundle comes in, or none.
+again changes nothing. Versions that the gate refuses, published before there was one, are left out and named; all
+others of a bundle come in, or none.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from pydantic import ValidationError
 from sqlalchemy import select
@@ -25,7 +26,7 @@ from sqlalchemy.orm import Session
 
 from registry.adopt import Adopted, VersionRecord, adopt, check_record
 from registry.audit import OPERATOR
-from registry.errors import BundleError, UnknownModelError
+from registry.errors import BundleError, CheckError, UnknownModelError
 from registry.progress import Report, counted, silent
 from registry.service import Registry, parse_stub
 from registry.tables import Model, Version
@@ -40,13 +41,17 @@ _MAX_LINE_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class ExchangeReport:
-    """What went into a bundle, or came out of one; `added` counts versions that weren't here, `changed` yanked ones."""
+    """What went into a bundle, or came out of one.
+
+    `added` counts versions that weren't here, `changed` yanked ones; `refused` tells of those left out, and why.
+    """
 
     versions: int
     blobs: int
     size_bytes: int
     added: int = 0
     changed: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
 
 
 def export_bundle(registry: Registry, path: Path, stubs: Sequence[str] = (), report: Report = silent) -> ExchangeReport:
@@ -74,12 +79,12 @@ def export_bundle(registry: Registry, path: Path, stubs: Sequence[str] = (), rep
 
 
 def import_bundle(registry: Registry, path: Path, report: Report = silent) -> ExchangeReport:
-    """Takes in every version of a bundle, or none; what is here already stays.
+    """Takes in every version of a bundle that the gate lets through, or none; what is here already stays.
 
     Raises `BundleError` for a file that is no whole bundle, `VersionExistsError` for a version that is here with other
-    bytes, `AliasTakenError`, and `CheckError` for one that the gate refuses. Blobs that came in are swept later.
+    bytes, and `AliasTakenError`. Blobs that no version came for are swept later.
     """
-    count, size_bytes, reports = 0, 0, list[str | None]()
+    count, size_bytes, checked = 0, 0, list[_Checked]()
     with reading(path, _HEAD, report) as (head, entries):
         if head["model_bundle"] != FORMAT:
             raise BundleError(f"the bundle has the format {head['model_bundle']!a}, this program reads {FORMAT}")
@@ -89,24 +94,41 @@ def import_bundle(registry: Registry, path: Path, report: Report = silent) -> Ex
                 with registry.blobs.received(stream, digest) as file:
                     registry.blobs.keep(file, digest, OPERATOR)
                 count, size_bytes = count + 1, size_bytes + file.size_bytes
-            elif name == _VERSIONS and not reports:
+            elif name == _VERSIONS and not checked:
                 records = counted(_records(stream), report, "versions", head["versions"])
-                reports = [check_record(registry, record) for record in records]
+                checked = [_check(registry, record) for record in records]
             else:
                 raise BundleError(f"the bundle holds {name[:100]!a}, which belongs in none")
-    if (count, len(reports)) != (head["blobs"], head["versions"]):
+    if (count, len(checked)) != (head["blobs"], head["versions"]):
         raise BundleError("the bundle is cut off: it holds less than it says; nothing was imported")
-    outcomes = registry.database.write(partial(_adopt_all, path=path, reports=reports))
-    return ExchangeReport(len(reports), count, size_bytes, outcomes[Adopted.ADDED], outcomes[Adopted.CHANGED])
+    outcomes = registry.database.write(partial(_adopt_all, path=path, checked=checked))
+    refused = {version.stub: version.refusal for version in checked if version.refusal}
+    return ExchangeReport(len(checked), count, size_bytes, outcomes[Adopted.ADDED], outcomes[Adopted.CHANGED], refused)
 
 
-def _adopt_all(session: Session, *, path: Path, reports: list[str | None]) -> Counter[Adopted]:
+class _Checked(NamedTuple):
+    """A version's report of the gate, None where it is here already, or what the gate refuses of it."""
+
+    stub: str
+    report: str | None
+    refusal: str | None = None
+
+
+def _check(registry: Registry, record: VersionRecord) -> _Checked:
+    try:
+        return _Checked(record.stub, check_record(registry, record))
+    except CheckError as error:
+        return _Checked(record.stub, None, str(error))
+
+
+def _adopt_all(session: Session, *, path: Path, checked: list[_Checked]) -> Counter[Adopted]:
     outcomes = Counter[Adopted]()
     with reading(path, _HEAD) as (_, entries):
         for name, stream in entries:
             if name == _VERSIONS:
-                for record, report in zip(_records(stream), reports, strict=True):
-                    outcomes[adopt(session, record, report, tags=False)] += 1
+                for record, (_, report, refusal) in zip(_records(stream), checked, strict=True):
+                    if refusal is None:
+                        outcomes[adopt(session, record, report, tags=False)] += 1
     return outcomes
 
 

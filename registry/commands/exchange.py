@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -56,6 +57,7 @@ def import_registry(
 ) -> None:
     """Take in every version of a bundle, or none; what is here already stays, and it may be serving meanwhile.
 
+    A version that the checks refuse, published before there were any, is left out and named, with exit code 1.
     Example: zoo registry import models.tar --folder /srv/zoo
     """
     from registry import admin
@@ -63,3 +65,12 @@ def import_registry(
     with step_bars() as progress:
         report = admin.import_bundle(settings_of(folder, database_url), file, progress)
     Output.emit(report, f"{report.versions} versions, of which {report.added} are new; {size_text(report.size_bytes)}")
+    tell_refused(report.refused)
+
+
+def tell_refused(refused: Mapping[str, str]) -> None:
+    """Names the versions that were left out, if there are any, and ends with exit code 1 then."""
+    for stub, reason in refused.items():
+        typer.echo(f"left out: {stub}: {reason}", err=True)
+    if refused:
+        raise typer.Exit(1)

@@ -18,7 +18,6 @@ from registry import admin
 from registry.errors import (
     AliasTakenError,
     BundleError,
-    CheckError,
     DamagedBlobError,
     RegistryError,
     UnknownModelError,
@@ -236,17 +235,28 @@ def test_a_bundle_that_is_cut_off_imports_nothing(make: Make, tmp_path: Path, sh
         assert site.client.get("/api/v1/models").json()["items"] == []
 
 
-def test_a_version_that_the_gate_refuses_keeps_the_bundle_out(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As an older registry may have published it, which had no gate."""
-    old, new = make(*LITE), make(*LITE)
-    with monkeypatch.context() as older, open_site(old) as site:
+def publish_before_the_gate(settings: Settings, folder: Folder) -> None:
+    """As an older registry published it, which had no gate."""
+    with pytest.MonkeyPatch.context() as older, open_site(settings) as site:
         older.setattr("registry.service.check_version", lambda *_: [])
-        Folder("zoo:junk", {"deployment/model.onnx": ("deployment", b"junk")}).publish(site.client)
+        assert folder.publish(site.client).status_code == 201
+
+
+@pytest.mark.parametrize(("source", "target"), STORES)
+def test_a_version_that_the_gate_refuses_is_named_and_the_others_come(
+    make: Make, source: tuple[str, str], target: tuple[str, str], tmp_path: Path
+) -> None:
+    old, new = make(*source), make(*target)
+    publish_before_the_gate(old, Folder("zoo:junk", {"deployment/model.onnx": ("deployment", b"junk")}))
+    fill(old)
     admin.export_bundle(old, tmp_path / "models.tar")
-    with pytest.raises(CheckError, match="no ONNX model"):
-        admin.import_bundle(new, tmp_path / "models.tar")
+    report = admin.import_bundle(new, tmp_path / "models.tar")
+    assert (report.versions, report.added) == (5, 4)
+    assert list(report.refused) == ["zoo:junk@v1"]
+    assert "deployment/model.onnx: it is no ONNX model" in report.refused["zoo:junk@v1"]
+    assert resolve(new, "zoo:junk")["code"] == "MODEL_UNKNOWN"
+    assert resolve(new, LONG) == resolve(old, LONG)
+    assert admin.import_bundle(new, tmp_path / "models.tar").refused == report.refused
 
 
 def test_row_51_a_damaged_model_is_not_exported(make: Make, tmp_path: Path) -> None:
@@ -268,10 +278,14 @@ def test_an_operator_exports_and_imports_by_commands(make: Make, tmp_path: Path)
         return json.loads(done.stdout) if code == 0 else done.stderr
 
     old = make(*LITE)
+    publish_before_the_gate(old, Folder("zoo:junk", {"deployment/model.onnx": ("deployment", b"junk")}))
     fill(old)
     bundle, target = tmp_path / "models.tar", ("--folder", tmp_path / "target")
     assert zoo("export", bundle, f"{LONG}@v1", "zoo:@acme/secret", "--folder", old.storage)["versions"] == 2
     assert zoo("import", bundle, *target)["added"] == 2
+    assert zoo("import", bundle, *target)["added"] == 0
+    zoo("export", tmp_path / "more.tar", "zoo:junk", f"{LONG}@v2", "--folder", old.storage)
+    assert "left out: zoo:junk@v1: deployment/model.onnx" in zoo("import", tmp_path / "more.tar", *target, code=1)
     assert zoo("import", bundle, *target)["added"] == 0
     assert "no model zoo:nobody" in zoo("export", bundle, "zoo:nobody", "--folder", old.storage, code=1)
     assert "either FILE or --static" in zoo("export", "--folder", old.storage, code=2)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine import pairing
 from engine.program import LinearF32, LinearU8
 
 ROW_BLOCK = 8
@@ -27,13 +28,13 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class SparseWeight:
-    """The non-zero 1x4 blocks or single values of a weight, chunk of the input by chunk, row by row.
+    """The non-zero values of a weight, chunk of the input by chunk, row by row.
 
-    `blocks` s8 [B, 4] or f32 [B]; `indices` u16 [B], the block's group of four channels, or the value's channel,
-    within its chunk; `starts` u32 [chunks * rows + 1], where each row of each chunk begins.
+    `values` f32 [V]; `indices` u16 [V], the value's channel within its chunk; `starts` u32 [chunks * rows + 1], where
+    each row of each chunk begins.
     """
 
-    blocks: NDArray[np.int8] | NDArray[np.float32]
+    values: NDArray[np.float32]
     indices: NDArray[np.uint16]
     starts: NDArray[np.uint32]
     chunk: int
@@ -74,28 +75,22 @@ def even_chunk(depth: int, most: int = CHUNK) -> int:
     return round_up(-(-depth // -(-depth // most)), 4)
 
 
-def sparse_s8(weight: NDArray[np.int8], chunk: int | None = None) -> SparseWeight:
+def sparse_s8(weight: NDArray[np.int8], chunk: int | None = None) -> pairing.PairedWeight:
     """The non-zero blocks of weight [N, K] in the order that the sparse kernel walks them."""
     padded = pad_integer(weight)
-    chunk = chunk or even_chunk(padded.shape[1])
-    blocks = padded.reshape(len(padded), -1, 4)
-    return _sparse(blocks, np.ascontiguousarray(padded).view(np.uint32) != 0, chunk // 4, chunk)
+    return pairing.pack(padded.reshape(len(padded), -1, 4), chunk or even_chunk(padded.shape[1]))
 
 
 def sparse_f32(weight: NDArray[np.float32], chunk: int = CHUNK_F32) -> SparseWeight:
     """The non-zero values of weight [N, K] in the order that the sparse kernel walks them."""
     padded = pad_rows(weight)
-    return _sparse(padded, padded != 0, chunk, chunk)
-
-
-def _sparse(blocks: Array, filled: NDArray[np.bool_], per_chunk: int, chunk: int) -> SparseWeight:
     indices, values, counts = [], [], [0]
-    for first in range(0, blocks.shape[1], per_chunk):
-        part = filled[:, first : first + per_chunk]
-        rows, groups = np.nonzero(part)
-        indices.append(groups.astype(np.uint16))
-        values.append(blocks[rows, groups + first])
-        counts.extend(part.sum(axis=1).tolist())
+    for first in range(0, padded.shape[1], chunk):
+        part = padded[:, first : first + chunk]
+        rows, columns = np.nonzero(part)
+        indices.append(columns.astype(np.uint16))
+        values.append(part[rows, columns])
+        counts.extend(np.count_nonzero(part, axis=1).tolist())
     starts = np.cumsum(counts, dtype=np.uint32)
     return SparseWeight(np.concatenate(values), np.concatenate(indices), starts, chunk)
 

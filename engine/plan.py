@@ -24,7 +24,9 @@ from engine.program import Buffer, Program
 from engine.records import ABSENT, OPS, Record, writer
 
 MAGIC: Final = b"SPWPLAN\0"
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
+WRITE_BYTES: Final = 8 << 20
+"""A file that is written in such pieces lies in large pages of the page cache, where the system has them."""
 BYTE_ORDER: Final = 0x01020304
 ALIGNMENT: Final = 64
 CHECKED_FROM: Final = 16
@@ -227,7 +229,7 @@ def write_plan(program: Program, path: str | os.PathLike[str], source: bytes = b
     target = Path(path)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(handle, "wb", buffering=WRITE_BYTES) as file:
             write(program, file, source)
             file.flush()
             os.fsync(file.fileno())

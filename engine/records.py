@@ -128,7 +128,7 @@ def _linear_f32(step: LinearF32, _: Program) -> Record:
     if (step.layout or cost_model.layout(weight)) == "sparse":
         sparse = pack.sparse_f32(weight)
         attributes += [0, sparse.chunk]
-        packed = (sparse.blocks, bias, None, None, sparse.starts, sparse.indices)
+        packed = (sparse.values, bias, None, None, sparse.starts, sparse.indices)
         return Record("sparse_f32", step.name, (step.input,), (step.out,), attributes, (), packed)
     blobs = (pack.dense_f32(weight), bias)
     return Record("linear_f32", step.name, (step.input,), (step.out,), attributes, (), blobs)

@@ -76,9 +76,9 @@ static void run_linear(job *j, spw_task task, uint32_t rows, uint32_t group) {
   run_split(j, task, tile_parts, at_most(divide_up(wanted, tile_parts), divide_up(rows, ITEM_ROWS)));
 }
 
-static void linear_part(const job *j, uint32_t item, uint32_t group, uint32_t range[4]) {
-  part(j->tiles, group, j->tile_parts, item / j->row_parts, &range[0], &range[1]);
-  part(j->rows, SPW_ROW_BLOCK, j->row_parts, item % j->row_parts, &range[2], &range[3]);
+static void linear_part(const job *j, uint32_t item, uint32_t tiles, uint32_t rows, uint32_t range[4]) {
+  part(j->tiles, tiles, j->tile_parts, item / j->row_parts, &range[0], &range[1]);
+  part(j->rows, rows, j->row_parts, item % j->row_parts, &range[2], &range[3]);
 }
 
 static void embed_item(void *context, uint32_t item, uint32_t worker) {
@@ -166,14 +166,14 @@ static void gemm_f32_item(void *context, uint32_t item, uint32_t worker) {
   const job *j = context;
   uint32_t r[4];
   (void)worker;
-  linear_part(j, item, SPW_DENSE_TILES * 3, r);
+  linear_part(j, item, SPW_DENSE_TILES * 3, SPW_ROW_BLOCK, r);
   j->kernels->gemm_f32(&j->args.linear_f32, r[0], r[1], r[2], r[3]);
 }
 
 static void spmm_f32_item(void *context, uint32_t item, uint32_t worker) {
   const job *j = context;
   uint32_t r[4];
-  linear_part(j, item, SPW_SPARSE_TILES, r);
+  linear_part(j, item, SPW_SPARSE_TILES, SPW_ROW_BLOCK, r);
   j->kernels->spmm_f32(&j->args.linear_f32, r[0], r[1], r[2], r[3], scratch_of(j, worker));
 }
 
@@ -204,14 +204,14 @@ static void gemm_s8_item(void *context, uint32_t item, uint32_t worker) {
   const job *j = context;
   uint32_t r[4];
   (void)worker;
-  linear_part(j, item, SPW_DENSE_TILES * 3, r);
+  linear_part(j, item, SPW_DENSE_TILES * 3, SPW_ROW_BLOCK, r);
   j->kernels->gemm_s8(&j->args.linear_u8, r[0], r[1], r[2], r[3]);
 }
 
 static void spmm_s8_item(void *context, uint32_t item, uint32_t worker) {
   const job *j = context;
   uint32_t r[4];
-  linear_part(j, item, SPW_SPARSE_TILES, r);
+  linear_part(j, item, SPW_SPARSE_TILES, SPW_PAIR_ROWS, r);
   r[3] = divide_up(r[3], SPW_ROW_BLOCK) * SPW_ROW_BLOCK;
   j->kernels->spmm_s8(&j->args.linear_u8, r[0], r[1], r[2], r[3], scratch_of(j, worker));
 }

@@ -20,6 +20,8 @@ enum {
   SPW_ROW_BLOCK = 8, /* rows of a packed dense weight that lie together: [N/8][K/4][8][4] or [N/8][K][8] */
   SPW_SPARSE_TILES = 4, /* most tiles that one pass over a sparse weight computes, and */
   SPW_SPARSE_ROWS = 256, /* the rows whose sums wait in memory meanwhile */
+  SPW_PAIR_ROWS = 128, /* rows of a sparse integer weight among which pairs are made; divides SPW_SPARSE_ROWS */
+  SPW_PAIR_HEADER = 5, /* numbers that lie before a pair's indices */
   SPW_DENSE_TILES = 4,  /* the same for a dense one and for attention */
   SPW_TABLES = 4     /* most embedding tables that one step adds */
 };
@@ -38,13 +40,19 @@ typedef struct spw_tiles {
 } spw_tiles;
 
 /* y = act((sum_k x[k] w[n][k] - correction[n]) * scale[n] + bias[n]), rows padded to SPW_ROW_BLOCK.
- * The sparse form has, for each chunk of `chunk` input channels and each row, the blocks
- * starts[chunk_index * rows + row] .. the next: `indices` counts groups of four channels from the chunk's
- * first, `weights` has four bytes a block. */
+ * The sparse form cuts the rows into parts of SPW_PAIR_ROWS and the input into chunks of `chunk` channels; part p's
+ * chunk c begins at starts[p * chunks + c]. There the rows lie in pairs, so that a pair loads once what both multiply.
+ * Of a pair `indices` has: row a and row b within the part, the number of groups of four channels in which both have
+ * a block (even), in which only a, in which only b has one, then those groups, counted from the chunk's first.
+ * `weights` has four bytes a block, a's and b's in turns where both have one. */
+typedef struct spw_pair_start {
+  uint32_t weight, index; /* blocks before it in `weights`, and numbers before it in `indices` */
+} spw_pair_start;
+
 typedef struct spw_linear_u8 {
   spw_tiles x, y;
   const int8_t *weights;
-  const uint32_t *starts;
+  const spw_pair_start *starts;
   const uint16_t *indices;
   const float *scale, *bias;
   const int32_t *correction;

@@ -160,6 +160,7 @@ static spw_status map_file(int descriptor, const char *path, spw_plan **plan, sp
     spw_release(made);
     return spw_fail(error, SPW_IO_ERROR, "%s can't be mapped: %s", path, strerror(errno));
   }
+  madvise(file, made->size, MADV_HUGEPAGE); /* else a walk of page tables stops the weights' stream every 4 KiB */
   made->file = file;
   made->mapped = true;
   return finish(made, plan, error);

@@ -74,6 +74,8 @@ static uint64_t round_up(uint64_t value, uint64_t to) { return (value + to - 1) 
 
 static uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
+static uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
 static uint32_t tokens_limit(uint32_t rows, uint32_t offset) { return offset < rows ? rows - offset : 0; }
 
 static spw_status check_table(check *c, uint32_t i, uint32_t channels) {
@@ -162,41 +164,88 @@ static spw_status check_linear_u8(check *c) {
   return blob(c, BLOB_WEIGHTS, rows * round_up(c->step->attributes[LINEAR_K], 4), 1);
 }
 
-/* The constants of a sparse weight of which one item covers `width` input channels and takes `item` bytes: every
- * start follows the one before, and every index lies in its own chunk of the input. */
-static spw_status check_sparse(check *c, uint32_t width, uint64_t item) {
-  uint64_t rows = round_up(c->step->attributes[LINEAR_N], SPW_ROW_BLOCK);
-  uint32_t columns = (uint32_t)round_up(c->step->attributes[LINEAR_K], width) / width;
-  uint32_t chunk = c->step->attributes[LINEAR_CHUNK], per_chunk = chunk / width;
+static spw_status check_chunk(check *c, uint32_t width) {
+  uint32_t chunk = c->step->attributes[LINEAR_CHUNK];
   REQUIRE(c, chunk >= width && chunk % width == 0 && chunk <= 65536, "its chunk size is invalid");
+  return SPW_OK;
+}
+
+/* Every start follows the one before, and every index lies in its own chunk of the input. */
+static spw_status check_sparse_f32(check *c) {
+  TRY(check_linear(c, F32));
+  TRY(check_chunk(c, 1));
+  uint64_t rows = round_up(c->step->attributes[LINEAR_N], SPW_ROW_BLOCK);
+  uint32_t columns = c->step->attributes[LINEAR_K], per_chunk = c->step->attributes[LINEAR_CHUNK];
   uint64_t chunks = round_up(columns, per_chunk) / per_chunk;
   uint64_t count = c->step->blobs[BLOB_INDICES].size / sizeof(uint16_t);
-  REQUIRE(c, count <= rows * columns, "it has more blocks than its weight");
+  REQUIRE(c, count <= rows * columns, "it has more values than its weight");
   TRY(blob(c, BLOB_STARTS, rows * chunks + 1, sizeof(uint32_t)));
   TRY(blob(c, BLOB_INDICES, count, sizeof(uint16_t)));
-  TRY(blob(c, BLOB_WEIGHTS, count, item));
+  TRY(blob(c, BLOB_WEIGHTS, count, sizeof(float)));
   const uint32_t *starts = spw_blob(c->plan, c->step, BLOB_STARTS);
   const uint16_t *indices = spw_blob(c->plan, c->step, BLOB_INDICES);
-  REQUIRE(c, starts[0] == 0 && starts[rows * chunks] == count, "its blocks don't fill its rows");
+  REQUIRE(c, starts[0] == 0 && starts[rows * chunks] == count, "its values don't fill its rows");
   for (uint64_t i = 0; i < rows * chunks; i++)
-    REQUIRE(c, starts[i] <= starts[i + 1], "a row of its blocks ends before it starts");
+    REQUIRE(c, starts[i] <= starts[i + 1], "a row of its values ends before it starts");
   for (uint64_t i = 0; i < chunks; i++) {
     uint64_t left = columns - i * per_chunk, limit = left < per_chunk ? left : per_chunk;
     for (uint64_t b = starts[i * rows]; b < starts[(i + 1) * rows]; b++)
-      REQUIRE(c, indices[b] < limit, "a block's index lies outside its input");
+      REQUIRE(c, indices[b] < limit, "a value's index lies outside its input");
   }
   c->plan->has_sparse = true;
   return SPW_OK;
 }
 
-static spw_status check_sparse_u8(check *c) {
-  TRY(check_integer_linear(c));
-  return check_sparse(c, 4, 4);
+/* What is left of the constants of a sparse integer weight. */
+typedef struct pairs {
+  const uint16_t *indices;
+  uint64_t numbers, blocks;
+} pairs;
+
+/* A pair's rows lie in its part and are in no pair before, its groups in its chunk. `paired` has a bit for each row. */
+static spw_status check_pair(check *c, pairs *left, uint32_t rows, uint32_t groups, uint64_t paired[2]) {
+  REQUIRE(c, left->numbers >= SPW_PAIR_HEADER, "its pairs of rows end too early");
+  const uint16_t *header = left->indices;
+  for (int i = 0; i < 2; i++) {
+    REQUIRE(c, header[i] < rows && !(paired[header[i] / 64] >> header[i] % 64 & 1), "a pair's rows are invalid");
+    paired[header[i] / 64] |= 1ull << header[i] % 64;
+  }
+  uint32_t shared = header[2], count = shared + header[3] + header[4];
+  REQUIRE(c, shared % 2 == 0, "a pair shares an odd number of blocks");
+  REQUIRE(c, left->numbers - SPW_PAIR_HEADER >= count && left->blocks >= (uint64_t)count + shared,
+          "its pairs have more blocks than its weight");
+  for (uint32_t i = 0; i < count; i++)
+    REQUIRE(c, header[SPW_PAIR_HEADER + i] < groups, "a block's index lies outside its input");
+  *left = (pairs){header + SPW_PAIR_HEADER + count, left->numbers - SPW_PAIR_HEADER - count,
+                  left->blocks - count - shared};
+  return SPW_OK;
 }
 
-static spw_status check_sparse_f32(check *c) {
-  TRY(check_linear(c, F32));
-  return check_sparse(c, 1, sizeof(float));
+static spw_status check_sparse_u8(check *c) {
+  TRY(check_integer_linear(c));
+  TRY(check_chunk(c, 4));
+  uint32_t rows = (uint32_t)round_up(c->step->attributes[LINEAR_N], SPW_ROW_BLOCK);
+  uint32_t groups = (uint32_t)round_up(c->step->attributes[LINEAR_K], 4) / 4;
+  uint32_t per_chunk = c->step->attributes[LINEAR_CHUNK] / 4;
+  uint32_t chunks = (groups + per_chunk - 1) / per_chunk, parts = (rows + SPW_PAIR_ROWS - 1) / SPW_PAIR_ROWS;
+  uint64_t numbers = c->step->blobs[BLOB_INDICES].size / sizeof(uint16_t), blocks = c->step->blobs[BLOB_WEIGHTS].size / 4;
+  REQUIRE(c, blocks <= (uint64_t)rows * groups, "it has more blocks than its weight");
+  TRY(blob(c, BLOB_STARTS, (uint64_t)parts * chunks, sizeof(spw_pair_start)));
+  TRY(blob(c, BLOB_INDICES, numbers, sizeof(uint16_t)));
+  TRY(blob(c, BLOB_WEIGHTS, blocks, 4));
+  const spw_pair_start *starts = spw_blob(c->plan, c->step, BLOB_STARTS);
+  pairs left = {spw_blob(c->plan, c->step, BLOB_INDICES), numbers, blocks};
+  for (uint32_t i = 0; i < parts * chunks; i++) {
+    uint32_t first_row = i / chunks * SPW_PAIR_ROWS, first_group = i % chunks * per_chunk;
+    uint32_t part_rows = smaller(rows - first_row, SPW_PAIR_ROWS), limit = smaller(groups - first_group, per_chunk);
+    uint64_t paired[2] = {0, 0};
+    REQUIRE(c, starts[i].index == numbers - left.numbers && starts[i].weight == blocks - left.blocks,
+            "a part of its pairs starts elsewhere than the one before ends");
+    for (uint32_t pair = 0; pair < part_rows / 2; pair++) TRY(check_pair(c, &left, part_rows, limit, paired));
+  }
+  REQUIRE(c, left.numbers == 0 && left.blocks == 0, "its blocks don't fill its rows");
+  c->plan->has_sparse = true;
+  return SPW_OK;
 }
 
 static spw_status check_attention(check *c, kind type) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import struct
 from pathlib import Path
 from typing import Any, get_args
@@ -10,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from engine import cost_model, pack, plan, records
+from engine import cost_model, pack, pairing, plan, records
 from engine.errors import PlanError
 from engine.program import Add, Buffer, Output, Program, Quantization, Step
 from engine.runtime import CompiledModel
@@ -89,7 +90,7 @@ def test_dump_names_everything(tmp_path: Path) -> None:
         (PLAN[:-64], "cut short"),
         (PLAN + bytes(64), "has grown"),
         (rewritten(PLAN, 16, "<I", 0x04030201), "byte order"),
-        (rewritten(PLAN, 20, "<I", 1), "format version 1, this library reads 2"),
+        (rewritten(PLAN, 20, "<I", 1), "format version 1, this library reads 3"),
         (rewritten(PLAN, 32, "<I", 1 << 30), "counts"),
         (rewritten(PLAN, 48, "<Q", 2**64 - 8), "sections"),
         (rewritten(PLAN, 104, "<Q", 64), "outside the arena"),
@@ -187,17 +188,34 @@ def test_overlapping_buffers_are_refused() -> None:
         open_bytes(rewritten(PLAN, second, "<Q", 0))
 
 
-@pytest.mark.parametrize("op", ["sparse_u8", "sparse_f32"])
-def test_sparse_indices_are_checked(op: str) -> None:
-    at = first_step(op)
+def sparse_blob(op: str, index: int) -> int:
+    """Where the constant `index` of the first step `op` lies in PLAN."""
     (constants,) = struct.unpack_from("<Q", PLAN, 88)
-    offset, size = struct.unpack_from("<2Q", PLAN, at + 160 + 5 * 16)
+    offset, size = struct.unpack_from("<2Q", PLAN, first_step(op) + 160 + index * 16)
     assert size > 0
-    with pytest.raises(PlanError, match="index lies outside"):
-        open_bytes(rewritten(PLAN, constants + offset, "<H", 60_000))
-    starts, _ = struct.unpack_from("<2Q", PLAN, at + 160 + 4 * 16)
-    with pytest.raises(PlanError, match=r"blocks don't fill|ends before it starts"):
-        open_bytes(rewritten(PLAN, constants + starts + 4, "<I", 2**32 - 1))
+    return int(constants + offset)
+
+
+STARTS, INDICES = 4, 5
+
+
+@pytest.mark.parametrize(
+    ("op", "blob", "at", "form", "value", "message"),
+    [
+        ("sparse_f32", INDICES, 0, "<H", 60_000, "index lies outside"),
+        ("sparse_f32", STARTS, 4, "<I", 2**32 - 1, "ends before it starts"),
+        ("sparse_u8", STARTS, 0, "<I", 1, "starts elsewhere"),
+        ("sparse_u8", STARTS, 4, "<I", 1, "starts elsewhere"),
+        ("sparse_u8", INDICES, 0, "<H", 60_000, "a pair's rows are invalid"),
+        ("sparse_u8", INDICES, 2, "<H", 0, "a pair's rows are invalid"),
+        ("sparse_u8", INDICES, 4, "<H", 1, "an odd number of blocks"),
+        ("sparse_u8", INDICES, 6, "<H", 60_000, "more blocks than its weight"),
+        ("sparse_u8", INDICES, 10, "<H", 60_000, "index lies outside"),
+    ],
+)
+def test_sparse_constants_are_checked(op: str, blob: int, at: int, form: str, value: int, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        open_bytes(rewritten(PLAN, sparse_blob(op, blob) + at, form, value))
 
 
 def test_packed_weights_hold_every_value() -> None:
@@ -213,17 +231,47 @@ def test_packed_weights_hold_every_value() -> None:
     for i in range(len(single.starts) - 1):
         chunk, row = divmod(i, 16)
         span = slice(single.starts[i], single.starts[i + 1])
-        values[row, single.indices[span] + chunk * single.chunk] = single.blocks[span]
+        values[row, single.indices[span] + chunk * single.chunk] = single.values[span]
     assert np.array_equal(values[:13], weight)
-    assert single.starts[-1] == len(single.blocks) == np.count_nonzero(weight)
+    assert single.starts[-1] == len(single.values) == np.count_nonzero(weight)
 
-    sparse, unpacked = pack.sparse_s8(weight), np.zeros((16, 258, 4), np.int8)
-    for i in range(len(sparse.starts) - 1):
-        chunk, row = divmod(i, 16)
-        span = slice(sparse.starts[i], sparse.starts[i + 1])
-        unpacked[row, sparse.indices[span] + chunk * sparse.chunk // 4] = sparse.blocks[span]
-    assert np.array_equal(unpacked.reshape(16, -1)[:13, :1030], weight)
-    assert sparse.starts[-1] == len(sparse.blocks) == round(cost_model.fill(weight) * 13 * 258)
+
+@pytest.mark.parametrize(
+    ("rows", "depth", "kept"), [(13, 1030, 0.3), (128, 64, 0.2), (300, 1000, 0.2), (8, 4, 0), (256, 40, 1)]
+)
+def test_paired_weights_hold_every_block_once(rows: int, depth: int, kept: float) -> None:
+    rng = np.random.default_rng(0)
+    weight = sparsify(rng, rng.integers(1, 128, (rows, depth)), 1 - kept).astype(np.int8)
+    padded = pack.pad_integer(weight)
+    packed, unpacked = pack.sparse_s8(weight), np.zeros((len(padded), padded.shape[1] // 4, 4), np.int8)
+    per_chunk = packed.chunk // 4
+    chunks = -(-unpacked.shape[1] // per_chunk)
+    blocks, numbers, parts = iter(packed.blocks), iter(packed.indices.tolist()), -(-len(padded) // pairing.PART)
+    for part, chunk in itertools.product(range(parts), range(chunks)):
+        first, here = part * pairing.PART, min(pairing.PART, len(padded) - part * pairing.PART)
+        seen = []
+        for _ in range(here // 2):
+            a, b, *counts = itertools.islice(numbers, pairing.HEADER)
+            assert counts[0] % 2 == 0
+            seen += [a, b]
+            for row_set, count in zip(([a, b], [a], [b]), counts, strict=True):
+                for group in itertools.islice(numbers, count):
+                    assert group < per_chunk
+                    for row in row_set:
+                        unpacked[first + row, chunk * per_chunk + group] = next(blocks)
+        assert sorted(seen) == list(range(here))
+    assert next(blocks, None) is None
+    assert next(numbers, None) is None
+    assert np.array_equal(unpacked.reshape(padded.shape), padded)
+    assert len(packed.blocks) == unpacked.any(axis=2).sum()
+
+
+def test_rows_that_share_blocks_become_pairs() -> None:
+    filled = np.zeros((2, 6, 40), bool)
+    for cell, pairs in enumerate([[(0, 3), (1, 2), (4, 5)], [(0, 5), (1, 4), (2, 3)]]):
+        for i, pair in enumerate(pairs):
+            filled[cell, pair, i * 10 : i * 10 + 9] = True
+    assert pairing.match(filled).tolist() == [[[0, 3], [1, 2], [4, 5]], [[0, 5], [1, 4], [2, 3]]]
 
 
 def test_the_kernel_follows_the_fill() -> None:

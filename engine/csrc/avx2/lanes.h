@@ -78,6 +78,7 @@ SPW_INLINE void transpose_4x4_bytes(const uint8_t *from, uint8_t *to) {
 }
 
 #ifndef SPW_OWN_DOT
+#define SPARSE_PAIRS 0
 enum { S8_ROWS = 2, S8_TILES = 1, F32_ROWS = 4, F32_TILES = 1, SPARSE_TILES = 2, SPARSE_F32_TILES = 4 };
 
 typedef struct { __m256i v[4]; } vx; /* v[i]: tokens 4i..4i+3, their 4 channels widened to 16 bits */

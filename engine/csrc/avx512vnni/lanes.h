@@ -12,6 +12,7 @@
 #endif
 #define SPW_FUNCTION SPW_INLINE
 
+#define SPARSE_PAIRS 1
 enum { S8_ROWS = 8, S8_TILES = 3, F32_ROWS = 8, F32_TILES = 3, SPARSE_TILES = 4, SPARSE_F32_TILES = 4 };
 
 typedef __m512 vf;

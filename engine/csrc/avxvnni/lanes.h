@@ -6,6 +6,7 @@
 #define SPW_OWN_DOT
 #include "../avx2/lanes.h"
 
+#define SPARSE_PAIRS 0
 enum { S8_ROWS = 4, S8_TILES = 1, F32_ROWS = 4, F32_TILES = 1, SPARSE_TILES = 4, SPARSE_F32_TILES = 4 };
 
 typedef vi vx;

@@ -12,6 +12,7 @@
 #endif
 #define SPW_FUNCTION static __attribute__((noinline, unused)) /* what is too long to be inlined here */
 
+#define SPARSE_PAIRS 1
 enum { S8_ROWS = 4, S8_TILES = 1, F32_ROWS = 4, F32_TILES = 1, SPARSE_TILES = 2, SPARSE_F32_TILES = 4 };
 
 typedef struct { float32x4_t v[4]; } vf;

@@ -13,6 +13,7 @@
 #define SPW_FUNCTION static __attribute__((noinline, unused)) /* what is too long to be inlined here */
 
 /* Register blocking of the products: rows times tiles that one inner loop accumulates. */
+#define SPARSE_PAIRS 0
 enum { S8_ROWS = 4, S8_TILES = 1, F32_ROWS = 4, F32_TILES = 1, SPARSE_TILES = 4, SPARSE_F32_TILES = 4 };
 
 typedef struct { float v[16]; } vf;

@@ -85,19 +85,57 @@ static sparse make_sparse(uint32_t rows, uint32_t groups, uint32_t chunk_groups,
   return s;
 }
 
+/* Appends the next pair of rows: its header, random groups, and the weights, which are random already. */
+static void make_pair(const uint16_t rows[2], uint32_t groups, uint32_t percent, uint16_t *indices, spw_pair_start *at) {
+  uint16_t lists[3][64], counts[3] = {0, 0, 0}, *to = indices + at->index;
+  for (uint32_t g = 0; g < groups; g++) {
+    uint32_t a = pick(0, 99) < percent, b = pick(0, 99) < percent;
+    if (!a && !b) continue;
+    uint32_t list = a && b ? 0 : a ? 1 : 2;
+    lists[list][counts[list]++] = (uint16_t)g;
+  }
+  if (counts[0] % 2) lists[1][counts[1]++] = lists[0][--counts[0]];
+  *to++ = rows[0], *to++ = rows[1];
+  for (int l = 0; l < 3; l++) *to++ = counts[l];
+  for (int l = 0; l < 3; l++)
+    for (uint32_t i = 0; i < counts[l]; i++) *to++ = lists[l][i];
+  at->index = (uint32_t)(to - indices);
+  at->weight += 2u * counts[0] + counts[1] + counts[2];
+}
+
+static sparse make_pairs(uint32_t rows, uint32_t groups, uint32_t per_chunk, uint32_t percent) {
+  uint32_t chunks = (groups + per_chunk - 1) / per_chunk, parts = (rows + SPW_PAIR_ROWS - 1) / SPW_PAIR_ROWS;
+  size_t numbers = (size_t)rows * groups + (size_t)rows / 2 * chunks * SPW_PAIR_HEADER;
+  sparse s = {make((size_t)parts * chunks * sizeof(spw_pair_start)), make(numbers * 2), bytes((size_t)rows * groups * 4)};
+  spw_pair_start *starts = (spw_pair_start *)s.starts.data, at = {0, 0};
+  for (uint32_t i = 0; i < parts * chunks; i++) {
+    uint32_t first_row = i / chunks * SPW_PAIR_ROWS, first_group = i % chunks * per_chunk;
+    uint32_t here = rows - first_row < SPW_PAIR_ROWS ? rows - first_row : SPW_PAIR_ROWS;
+    uint32_t width = groups - first_group < per_chunk ? groups - first_group : per_chunk;
+    starts[i] = at;
+    for (uint32_t r = 0; r < here / 2; r++) {
+      uint16_t pair[2] = {(uint16_t)(here / 2 - 1 - r), (uint16_t)(here / 2 + r)};
+      make_pair(pair, width, percent, (uint16_t *)s.indices.data, &at);
+    }
+  }
+  return s;
+}
+
 static void test_linear_u8(const spw_kernels *reference, const spw_kernels *k, int is_sparse) {
-  uint32_t count = pick(1, 19), n = pick(1, 70), depth = pick(1, 140), rows = rows_of(n);
+  uint32_t count = pick(1, 19), n = pick(1, is_sparse ? 300 : 70), depth = pick(1, 140), rows = rows_of(n);
   uint32_t groups = (depth + 3) / 4, chunk = 4 * pick(1, 40), quantized = pick(0, 1);
   uint32_t begin = pick(0, count - 1), end = pick(begin + 1, count);
-  uint32_t row_begin = pick(0, rows / 8 - 1) * 8, row_end = pick(row_begin / 8 + 1, rows / 8) * 8;
+  uint32_t unit = is_sparse ? SPW_PAIR_ROWS : SPW_ROW_BLOCK, units = (rows + unit - 1) / unit;
+  uint32_t row_begin = pick(0, units - 1) * unit, row_end = pick(row_begin / unit + 1, units) * unit;
   size_t y_tile = quantized ? u8_tile(n) : f32_tile(n);
   block x = bytes(count * u8_tile(depth)), w = bytes((size_t)rows * groups * 4), scale = reals(rows);
   block bias = reals(rows), correction = bytes(rows * 4), scratch = make(spw_scratch_sparse());
-  sparse s = make_sparse(rows, groups, chunk / 4, pick(0, 4) * 25);
+  sparse s = make_pairs(rows, groups, chunk / 4, pick(0, 4) * 25);
+  if (row_end > rows) row_end = rows;
   block expected = make(count * y_tile), got = make(count * y_tile);
   spw_linear_u8 step = {.x = tiles(x, u8_tile(depth)),
                         .weights = (int8_t *)(is_sparse ? s.weights.data : w.data),
-                        .starts = (uint32_t *)s.starts.data,
+                        .starts = (spw_pair_start *)s.starts.data,
                         .indices = (uint16_t *)s.indices.data,
                         .scale = (float *)scale.data,
                         .bias = (float *)bias.data,

@@ -27,6 +27,7 @@ EPOCHS, LEARNING_RATE = 3.0, 3e-5
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_CARD_BYTES = 1 << 20
 _KEPT = ("license", "license_name", "license_link", "language", "description", "domain", "sub_domain", "task", "base")
+_LINEAGE = ("teacher", "recipe", "data_fingerprint")  # in another's card these may be anything
 _NAME = re.compile(r"[A-Za-z0-9_.]+")
 _FRONT = re.compile(r"\s*---[ \t]*\r?\n.*?^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
 
@@ -85,6 +86,8 @@ def write_folder(source: Source, target: Path, *, convert_pickles: bool, countin
         imported = _fill(source, staging, convert_pickles=convert_pickles, counting=counting)
         staging.chmod(0o755)
         staging.replace(target)
+    except ManifestError as error:  # it names the copy, which is gone when the message is read
+        raise type(error)(str(error).replace(f"{staging}/", "")) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Imported(target, *imported)
@@ -180,6 +183,7 @@ def _read_card(path: Path | None, notes: list[str]) -> Mapping[str, Any]:
 def _card(source: Source, card: Mapping[str, Any], naming: Naming, measured: Measured) -> str:
     """The model's own card under a front matter that the registry reads; JSON is YAML on one line."""
     fields: dict[str, Any] = {**naming.facts, **{key: card[key] for key in _KEPT if card.get(key) is not None}}
+    fields |= {key: card[key] for key in _LINEAGE if str(card.get(key)).startswith(("zoo:", "sha256:"))}
     fields |= {"imported_from": source.origin, "quantized": measured.is_quantized}
     if measured.parameters:
         fields["parameters"] = measured.parameters

@@ -19,6 +19,7 @@ import pytest
 import zoo
 from tests.zoo.importing.checkpoints import LAYERS, PARTS, repository
 from tests.zoo.live_registry import serving
+from zoo.errors import ManifestError, UnavailableError
 from zoo.importing import import_model, unpickle
 from zoo.importing.pickles import PickleError, convert
 from zoo.layout import read_layout
@@ -83,6 +84,14 @@ def test_a_revision_is_followed_and_what_is_not_there_is_said(hub: str, tmp_path
     again = _zoo(hub, tmp_path, "import", f"hf:{NAME}", "--out", tmp_path / "a", code=1)
     assert "--out" in again.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "hf", "zoo"] or not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "ZOO_OFFLINE"])
+def test_offline_no_hub_is_asked(hub: str, tmp_path: Path, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.importing.hub._client", None)
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(UnavailableError, match="offline; unset"):
+        import_model(f"hf:{NAME}", tmp_path / "model")
 
 
 def test_a_hub_that_is_away_is_exit_6(tmp_path: Path) -> None:
@@ -181,6 +190,21 @@ def test_a_deployment_archive_counts_where_its_folder_is_absent(tmp_path: Path) 
     import_model(str(tmp_path / "old"), tmp_path / "new")
     assert (tmp_path / "new/deployment/model.onnx").read_bytes() == b"graph"
     assert not (tmp_path / "new/recipe.md").exists()
+
+
+def test_lineage_is_taken_over_where_it_can_be_resolved(tmp_path: Path) -> None:
+    old = _original(tmp_path / "old")
+    (old / "model.md").write_text("---\nbase: zoo:base\nteacher: zoo:teacher\nrecipe: ours\n---\n# BERT\n")
+    import_model(str(old), tmp_path / "new")
+    facts = read_layout(tmp_path / "new", Stub.parse(STUB)).metadata
+    assert (facts.base, facts.teacher, facts.recipe) == ("zoo:base", "zoo:teacher", None)
+
+
+def test_a_file_that_is_none_is_named_by_its_place_in_the_folder(tmp_path: Path) -> None:
+    old = _original(tmp_path / "old")
+    (old / "training/model.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(ManifestError, match=r"^training/model\.safetensors is no safetensors file"):
+        import_model(str(old), tmp_path / "new")
 
 
 def test_row_33_a_hostile_archive_leaves_no_folder_behind(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from zoo.answers import Answer, Example, best_answers, read_squad, squad_metrics
 from zoo.errors import TrainingError, ZooError
 from zoo.modifiers import DistillationModifier, PerLayerDistillationModifier, QuantizationModifier
 from zoo.recipe import Recipe
+from zoo.train.allocator import keep_freed_memory
 from zoo.train.arguments import DataArguments, ModelArguments, RunArguments, check_output, parse
 from zoo.train.distillation import LayerOutputs, ModelTeacher, RememberedTeacher, Teacher
 from zoo.train.dropout import set_dropout, use_byte_dropout
@@ -40,6 +41,7 @@ _MEMORY_LIMIT_BYTES = 2**30  # of a teacher's remembered outputs
 def main(argv: Sequence[str]) -> int:
     """Run the command line; return its exit code. Errors go to stderr."""
     _log_to_stderr()
+    keep_freed_memory()
     try:
         model, data, run = parse(argv)
         Run(model, data, run).go()

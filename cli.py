@@ -53,11 +53,15 @@ def _options(
 def mirror_registry(
     url: Annotated[str, typer.Argument(metavar="URL", help="the other registry, such as https://models.example")],
     name: Annotated[list[str] | None, typer.Option(metavar="PREFIX", help="only such names; may be repeated")] = None,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="delete what was deleted there, rather than yank it")
+    ] = False,
     folder: FolderOption = None,
     database_url: DatabaseOption = None,
 ) -> None:
     """Copy what is missing from another registry into this one; run again, it goes on and follows yanks and tags.
 
+    What was deleted there is yanked here with its reason, if it came from elsewhere; --delete takes its files away.
     ZOO_TOKEN or the token kept for URL opens private models. Exit code 1 if versions had to be left out.
     Example: zoo registry mirror https://models.example --name nlp/ --name @acme/ --folder /srv/zoo
     """
@@ -72,9 +76,9 @@ def mirror_registry(
             progress(event.action, event.done_bytes, event.total_bytes, in_bytes=True)
 
         with RemoteRegistry(url, settings.storage / "mirror", transferred) as source:
-            report = admin.mirror(settings, source, name or (), progress)
-    told = f"{report.added} new, {report.changed} changed, {report.known} known; {size_text(report.size_bytes)}"
-    Output.emit(report, told)
+            report = admin.mirror(settings, source, name or (), progress, delete=delete)
+    told = f"{report.added} new, {report.changed} changed, {report.deleted} deleted there, {report.known} known"
+    Output.emit(report, f"{told}; {size_text(report.size_bytes)}")
     tell_refused(report.refused)
 
 

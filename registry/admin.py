@@ -182,10 +182,12 @@ def import_bundle(settings: Settings, path: Path, report: Report = silent) -> Ex
         return exchange.import_bundle(Registry(database, Blobs(database, store)), path, report)
 
 
-def mirror(settings: Settings, source: Source, prefixes: Sequence[str] = (), report: Report = silent) -> MirrorReport:
+def mirror(
+    settings: Settings, source: Source, prefixes: Sequence[str] = (), report: Report = silent, *, delete: bool = False
+) -> MirrorReport:
     """Copies what is missing from another registry; see `registry.mirror`. A registry may be serving meanwhile."""
     with _open(settings) as (database, store):
-        return copy_versions(Registry(database, Blobs(database, store)), source, prefixes, report)
+        return copy_versions(Registry(database, Blobs(database, store)), source, prefixes, report, delete=delete)
 
 
 def export_static(settings: Settings, folder: Path, report: Report = silent) -> StaticReport:

@@ -22,7 +22,7 @@ RegistryError
 │   ├── UnknownVersionError             VERSION_UNKNOWN
 │   ├── UnknownRecipeError              RECIPE_UNKNOWN
 │   ├── UnknownFileError                FILE_UNKNOWN
-│   └── DeletedVersionError             VERSION_DELETED
+│   └── DeletedVersionError             VERSION_DELETED        + reason
 ├── TakenError
 │   ├── VersionExistsError              VERSION_EXISTS
 │   ├── AliasTakenError                 ALIAS_TAKEN            + holder

@@ -1,13 +1,16 @@
 """Versions of another registry into this one: what is missing, verified, one version after the other.
 
 Each version becomes visible by itself, so that a mirror that was cut off goes on where it stood. Tags and yanked state
-follow the other registry; what was deleted there stays here.
+follow the other registry. What was deleted there is yanked here, so that nobody takes it anew and who pinned it still
+has it, or deleted here too; that concerns only what came from elsewhere, since the other registry is not to decide on
+what was published here.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -16,8 +19,9 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 from sqlalchemy import select
 
+from registry import retire
 from registry.adopt import Adopted, VersionRecord, adopt, check_record, is_known
-from registry.audit import OPERATOR
+from registry.audit import OPERATOR, entries
 from registry.errors import InvalidRequestError, TakenError, UnknownModelError
 from registry.progress import Report, silent
 from registry.queries import LATEST
@@ -27,6 +31,9 @@ from registry.tables import Model
 from zoo.errors import IntegrityError, ManifestError, NotFoundError
 from zoo.manifest import Manifest
 from zoo.stub import PREFIX
+
+_DELETED = "deleted in the registry that it came from: "
+_MAX_REASON = 900  # with that, a reason's 1,024 characters aren't exceeded
 
 
 class Source(Protocol):
@@ -41,24 +48,35 @@ class Source(Protocol):
     def version(self, stub: str) -> Mapping[str, Any]:
         """A version with its manifest."""
 
+    def deletion(self, stub: str) -> str | None:
+        """Why a version was deleted; None if it wasn't, or isn't known there."""
+
     def files(self, manifest: Manifest, digests: Collection[str]) -> Iterator[tuple[str, Path]]:
         """Those of a version's files, each there until the next is asked for."""
 
 
 @dataclass
 class MirrorReport:
-    """What came of it. `refused` tells of each version that can't be taken, and why; `size_bytes` is what came in."""
+    """What came of it; `size_bytes` is what came in.
+
+    `deleted` counts versions that were deleted there, and are yanked or deleted here now. `refused` tells of each
+    version that can't be taken or deleted, and why.
+    """
 
     added: int = 0
     changed: int = 0
+    deleted: int = 0
     known: int = 0
     size_bytes: int = 0
     refused: dict[str, str] = field(default_factory=dict)
 
 
-def mirror(registry: Registry, source: Source, prefixes: Sequence[str] = (), report: Report = silent) -> MirrorReport:
+def mirror(
+    registry: Registry, source: Source, prefixes: Sequence[str] = (), report: Report = silent, *, delete: bool = False
+) -> MirrorReport:
     """Copies what is missing of the models whose names begin with one of the prefixes, or of all.
 
+    `delete`: what was deleted there is deleted here, rather than yanked.
     A version that can't be taken is told of, and the others go on. Raises what the source raises where it can't be
     reached; running it again goes on from there.
     """
@@ -66,21 +84,54 @@ def mirror(registry: Registry, source: Source, prefixes: Sequence[str] = (), rep
     names = dict.fromkeys(chain(source.names(prefixes), _own_names(registry, prefixes)))
     for place, name in enumerate(names):
         report("models", place, len(names))
-        here = _versions_here(registry, name)
-        for document in source.versions(name):
+        here, there = _versions_here(registry, name), source.versions(name)
+        for document in there:
             stub = f"{name}@v{document['version']}"
             if _is_current(document, here.get(document["version"])):
                 outcomes[Adopted.KNOWN] += 1
                 continue
-            try:
+            with _refusals(result, stub):
                 outcomes[_take(registry, source, stub, result)] += 1
-            except NotFoundError:  # deleted since it was listed
-                continue
-            except (InvalidRequestError, TakenError, IntegrityError, ManifestError, ValidationError) as error:
-                result.refused[stub] = (str(error).splitlines() or [""])[0]
+        for number in sorted(here.keys() - {document["version"] for document in there}):
+            with _refusals(result, f"{name}@v{number}"):
+                result.deleted += _follow_deletion(registry, source, here[number], delete=delete)
     result.added, result.changed = outcomes[Adopted.ADDED], outcomes[Adopted.CHANGED]
     result.known = outcomes[Adopted.KNOWN] + outcomes[Adopted.DELETED]
     return result
+
+
+@contextmanager
+def _refusals(result: MirrorReport, stub: str) -> Iterator[None]:
+    """Notes why nothing can be done with a version; one that was deleted since it was listed is passed over."""
+    try:
+        yield
+    except NotFoundError:
+        return
+    except (InvalidRequestError, TakenError, IntegrityError, ManifestError, ValidationError) as error:
+        result.refused[stub] = (str(error).splitlines() or [""])[0]
+
+
+def _follow_deletion(registry: Registry, source: Source, here: VersionSummary, *, delete: bool) -> bool:
+    """Yanks or deletes a version that isn't there any more, if the other registry says that it was deleted."""
+    stub, told = f"{here.name}@v{here.version}", here.yank_reason or ""
+    if (told.startswith(_DELETED) and not delete) or not _came_from_elsewhere(registry, stub):
+        return False
+    said = source.deletion(f"{here.name}@{here.digest}")
+    if said is None:
+        return False
+    reason = "".join(char if char.isprintable() else " " for char in said)[:_MAX_REASON] or "no reason was given"
+    if delete:
+        retire.delete(registry, stub, reason, OPERATOR)
+    else:
+        retire.yank(registry, stub, _DELETED + reason, OPERATOR)
+    return True
+
+
+def _came_from_elsewhere(registry: Registry, stub: str) -> bool:
+    target = stub.removeprefix(PREFIX)
+    with registry.database.read() as session:
+        found = entries(session, action=Adopted.ADDED.value, target=target)
+        return any(entry.target == target for entry in found)
 
 
 def _take(registry: Registry, source: Source, stub: str, result: MirrorReport) -> Adopted:

@@ -261,7 +261,8 @@ def check_not_deleted(version: Version) -> None:
     if version.deleted_at is not None:
         raise DeletedVersionError(
             f"{PREFIX}{version.model.full_name}@v{version.number} was deleted on {version.deleted_at:%Y-%m-%d}: "
-            f"{version.delete_reason}"
+            f"{version.delete_reason}",
+            reason=version.delete_reason,
         )
 
 

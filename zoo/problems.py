@@ -63,6 +63,14 @@ class MissingBlobsError(ZooError):
         self.digests = digests
 
 
+class DeletedVersionError(NotFoundError):
+    """The version was deleted, for that reason."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 def error_of(status: int, headers: Mapping[str, str], body: bytes, where: str) -> ZooError:
     """The error for an answer with a status of 400 or more."""
     problem = _problem(body)
@@ -73,6 +81,8 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, where: str) -
         return TransientError(f"the registry can't serve now: {text}", parse_retry_after(headers.get("retry-after")))
     if code == "MANIFEST_BLOB_UNKNOWN":
         return MissingBlobsError(text, _texts(problem.get("missing"), 10_000))
+    if code == "VERSION_DELETED":
+        return DeletedVersionError(text, str(problem.get("reason") or detail))
     offset = problem.get("offset_bytes")
     if code in _OFFSET_CODES and isinstance(offset, int) and offset >= 0:
         return OffsetMovedError(text, offset)

@@ -15,6 +15,7 @@ from zoo.client import RegistryClient
 from zoo.download import fetch_file
 from zoo.errors import NotFoundError
 from zoo.manifest import Manifest
+from zoo.problems import DeletedVersionError
 from zoo.progress import Meter, Progress
 from zoo.settings import Settings
 from zoo.stub import PREFIX, Stub
@@ -61,6 +62,16 @@ class RemoteRegistry:
     def version(self, stub: str) -> dict[str, Any]:
         """A version with its manifest, whose digest has been computed again."""
         return self._client.resolve(Stub.parse(stub)).model_dump(mode="json", exclude_none=True)
+
+    def deletion(self, stub: str) -> str | None:
+        """Why a version was deleted there; None if it wasn't, or isn't known there."""
+        try:
+            self._client.resolve(Stub.parse(stub))
+        except DeletedVersionError as error:
+            return error.reason
+        except NotFoundError:
+            pass
+        return None
 
     def files(self, manifest: Manifest, digests: Collection[str]) -> Iterator[tuple[str, Path]]:
         """Fetches those of a version's files; each is there until the next one is asked for."""

@@ -52,9 +52,14 @@ def resolve(settings: Settings, stub: str) -> Any:
         return site.client.get("/api/v1/resolve", params={"stub": stub}).json()
 
 
-def mirror(settings: Settings, url: str, *prefixes: str) -> MirrorReport:
+def delete(url: str, stub: str, reason: str = REASON) -> None:
+    body = {"stub": stub, "reason": reason, "force": True}
+    assert httpx.post(f"{url}/api/v1/versions/delete", json=body).status_code == 200
+
+
+def mirror(settings: Settings, url: str, *prefixes: str, delete: bool = False) -> MirrorReport:
     with RemoteRegistry(url, settings.storage / "mirror") as source:
-        return admin.mirror(settings, source, prefixes)
+        return admin.mirror(settings, source, prefixes, delete=delete)
 
 
 def test_what_is_missing_comes_and_nothing_twice(settings: Settings, remote: str) -> None:
@@ -87,6 +92,58 @@ def test_yanks_and_tags_follow_also_where_no_version_is_left(settings: Settings,
     assert resolve(settings, "zoo:tiny@v1")["yank_reason"] == REASON
     assert resolve(settings, LONG)["version"] == 3
     assert resolve(settings, f"{LONG}@prod")["version"] == 2
+
+
+def test_a_version_that_was_deleted_there_is_yanked_here(settings: Settings, remote: str) -> None:
+    mirror(settings, remote)
+    delete(remote, f"{LONG}@v2")
+    delete(remote, "zoo:tiny@v1", "a leak")
+    report = mirror(settings, remote)
+    assert (report.added, report.changed, report.deleted, report.refused) == (0, 0, 2, {})
+    assert resolve(settings, f"{LONG}@v2")["yank_reason"] == f"deleted in the registry that it came from: {REASON}"
+    assert resolve(settings, LONG)["version"] == 1
+    assert resolve(settings, "zoo:tiny")["code"] == "VERSION_UNKNOWN"
+    assert resolve(settings, "zoo:tiny@v1")["yank_reason"].endswith(": a leak")
+    assert admin.scrub(settings).is_sound
+    with FaultServer(upstream=remote).running() as proxy:
+        assert mirror(settings, proxy.url).deleted == 0
+        assert not [request for request in proxy.requests if "/resolve" in request.path]
+
+
+def test_a_version_that_was_deleted_there_is_deleted_here_where_that_is_asked_for(
+    settings: Settings, remote: str
+) -> None:
+    mirror(settings, remote)
+    delete(remote, f"{LONG}@v2")
+    assert mirror(settings, remote).deleted == 1
+    assert mirror(settings, remote, delete=True).deleted == 1
+    gone = resolve(settings, f"{LONG}@v2")
+    assert (gone["code"], gone["reason"]) == ("VERSION_DELETED", REASON)
+    assert mirror(settings, remote, delete=True).deleted == 0
+    assert resolve(settings, LONG)["version"] == 1
+
+
+def test_what_is_used_here_is_not_deleted_and_named(settings: Settings, remote: str) -> None:
+    mirror(settings, remote)
+    with open_site(settings) as site:
+        site.client.put("/api/v1/tags", json={"stub": f"{LONG}@v2", "tag": "mine"})
+    delete(remote, f"{LONG}@v2")
+    report = mirror(settings, remote, delete=True)
+    assert report.deleted == 0
+    assert "the tags mine point to" in report.refused[f"{LONG}@v2"]
+    assert resolve(settings, f"{LONG}@mine")["version"] == 2
+
+
+def test_another_registry_deletes_nothing_that_was_published_here(settings: Settings, remote: str) -> None:
+    """Not even the same bytes under the same name and number."""
+    with open_site(settings) as site:
+        small().publish(site.client)
+        small("zoo:own", "own").publish(site.client)
+    mirror(settings, remote)
+    delete(remote, "zoo:tiny@v1")
+    report = mirror(settings, remote, delete=True)
+    assert (report.deleted, report.refused) == (0, {})
+    assert resolve(settings, "zoo:tiny")["version"] == resolve(settings, "zoo:own")["version"] == 1
 
 
 @pytest.mark.parametrize(("prefix", "names"), [("nlp/", [LONG]), ("zoo:ti", ["zoo:tiny"]), ("x", [])])
@@ -181,8 +238,8 @@ def test_row_10_a_mirror_that_was_killed_goes_on_where_it_stood(tmp_path: Path) 
 
 
 def test_the_command_says_what_it_left_out_and_that_nothing_answers(tmp_path: Path, remote: str) -> None:
-    def run(url: str) -> subprocess.CompletedProcess[str]:
-        arguments = command(url, "--name", "nlp/", "--folder", tmp_path / "here")
+    def run(url: str, *more: str) -> subprocess.CompletedProcess[str]:
+        arguments = command(url, "--name", "nlp/", "--folder", tmp_path / "here", *more)
         environment = {**os.environ, "ZOO_HOME": str(tmp_path / "home")}
         done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True)
         assert "Traceback" not in done.stderr
@@ -194,6 +251,9 @@ def test_the_command_says_what_it_left_out_and_that_nothing_answers(tmp_path: Pa
     assert done.returncode == 1
     assert f"left out: {LONG}@v1" in done.stderr
     assert json.loads(done.stdout)["added"] == 2
+    delete(remote, f"{LONG}@v2")
+    assert run(remote, "--delete").returncode == 1
+    assert resolve(Settings(storage=tmp_path / "here"), f"{LONG}@v2")["code"] == "VERSION_DELETED"
     gone = run("http://127.0.0.1:9")
     assert gone.returncode == 6
     assert "can't be reached" in gone.stderr

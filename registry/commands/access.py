@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from registry.commands.options import DatabaseOption, FolderOption, settings_of
+from registry.commands.options import DatabaseOption, FolderOption, existing, settings_of
 from zoo.terminal import Output, table
 
 app = typer.Typer()
@@ -54,7 +54,7 @@ def list_tokens(folder: FolderOption = None, database_url: DatabaseOption = None
     """List the tokens, never their text."""
     from registry import admin
 
-    tokens = admin.list_tokens(settings_of(folder, database_url))
+    tokens = admin.list_tokens(existing(folder, database_url))
     rows = [(token.name, token.state, _until(token.expires_at), " ".join(token.scopes)) for token in tokens]
     Output.emit(tokens, "\n".join(table(rows)) or "there is no token; writing needs none from this machine")
 
@@ -68,7 +68,7 @@ def revoke_token(name: str, folder: FolderOption = None, database_url: DatabaseO
     """End a token."""
     from registry import admin
 
-    admin.revoke_token(settings_of(folder, database_url), name)
+    admin.revoke_token(existing(folder, database_url), name)
     Output.emit({"name": name, "state": "revoked"}, f"{name} is revoked")
 
 
@@ -104,7 +104,7 @@ def list_scopes(folder: FolderOption = None, database_url: DatabaseOption = None
     """List the scopes that were made private, or public again."""
     from registry import admin
 
-    found = admin.list_scopes(settings_of(folder, database_url))
+    found = admin.list_scopes(existing(folder, database_url))
     Output.emit(found, "\n".join(f"{name}  {state}" for name, state in found.items()) or "every scope is public")
 
 
@@ -125,7 +125,7 @@ def audit_registry(
     from registry import admin
 
     after = since.replace(tzinfo=UTC) if since else None
-    settings = settings_of(folder, database_url)
+    settings = existing(folder, database_url)
     found = admin.audit(settings, actor=actor, action=action, target=target, since=after, limit=limit)
     rows = [(f"{e.at:%Y-%m-%dT%H:%M:%SZ}", e.actor or "-", e.action, e.target, e.detail or "") for e in found]
     Output.emit(found, "\n".join(table(rows)) or "nothing was changed")

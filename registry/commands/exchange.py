@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from registry.commands.options import DatabaseOption, FolderOption, settings_of
+from registry.commands.options import DatabaseOption, FolderOption, existing, settings_of
 from zoo.terminal import Output, size_text, step_bars
 
 app = typer.Typer()
@@ -35,7 +35,7 @@ def export_registry(
     """
     from registry import admin
 
-    settings = settings_of(folder, database_url)
+    settings = existing(folder, database_url)
     if (static is None) == (file is None):
         raise typer.BadParameter("give either FILE or --static DIR")
     if static is not None:

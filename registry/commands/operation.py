@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from registry.commands.options import DatabaseOption, FolderOption, settings_of
+from registry.commands.options import DatabaseOption, FolderOption, existing, settings_of
 from zoo.terminal import Output, size_text, step_bars
 
 EXIT_INTEGRITY = 4
@@ -52,7 +52,7 @@ def collect_registry(
     """Remove files that no version names."""
     from registry import admin
 
-    settings, grace = settings_of(folder, database_url), timedelta(hours=grace_hours)
+    settings, grace = existing(folder, database_url), timedelta(hours=grace_hours)
     with step_bars() as progress:
         report = admin.gc(settings, grace, dry_run=dry_run, report=progress)
     Output.emit(report, f"{len(report.removed)} files, {size_text(report.freed_bytes)}")
@@ -64,7 +64,7 @@ def scrub_registry(folder: FolderOption = None, database_url: DatabaseOption = N
     from registry import admin
 
     with step_bars() as progress:
-        report = admin.scrub(settings_of(folder, database_url), progress)
+        report = admin.scrub(existing(folder, database_url), progress)
     bad = [
         f"{digest}  {state}, needed by {', '.join(stubs)}"
         for state, found in (("damaged", report.damaged), ("missing", report.missing))
@@ -95,7 +95,7 @@ def backup_registry(
     from registry import admin
 
     with step_bars() as progress:
-        report = admin.backup(settings_of(folder, database_url), file, progress)
+        report = admin.backup(existing(folder, database_url), file, progress)
     Output.emit(report, f"{report.rows} rows, {report.blobs} files, {size_text(report.size_bytes)}")
 
 

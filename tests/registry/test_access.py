@@ -281,6 +281,16 @@ def test_an_operator_manages_access_by_commands(tmp_path: Path) -> None:
     assert "no scope" in zoo("token", "create", "x", "--scope", "A B", code=1)
 
 
+@pytest.mark.parametrize("command", [["audit"], ["gc"], ["verify"], ["export", "all.tar"], ["token", "list"]])
+def test_a_mistyped_folder_is_said_and_not_made_a_registry(command: list[str], tmp_path: Path) -> None:
+    mistyped = tmp_path / "mistyped"
+    command = [sys.executable, str(ROOT / "cli.py"), "registry", *command, "--folder", str(mistyped)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"no registry in {mistyped}" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_expired_token_reads_nothing_private(site: Site, acme: dict[str, str]) -> None:
     old = bearer(admin.create_token(site.settings, "old", timedelta(microseconds=1), ["read:*"]))
     assert site.client.get("/api/v1/resolve", params={"stub": "zoo:@acme/secret"}, headers=old).status_code == 401

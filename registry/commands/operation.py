@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from registry.commands.options import DatabaseOption, FolderOption, existing, settings_of
-from zoo.terminal import Output, size_text, step_bars
+from zoo.terminal import Output, size_text, step_bars, waiting
 
 EXIT_INTEGRITY = 4
 
@@ -38,7 +38,9 @@ def upgrade_registry(folder: FolderOption = None, database_url: DatabaseOption =
     """Make the registry's database and folder, or bring them to this version."""
     from registry import admin
 
-    revision = admin.upgrade(settings_of(folder, database_url))
+    settings = settings_of(folder, database_url)
+    with waiting("the database is brought to this version"):
+        revision = admin.upgrade(settings)
     Output.emit({"revision": revision}, f"the schema is at {revision}")
 
 

@@ -221,7 +221,7 @@ def _read(registry: Registry, file: FileView | None, limit: int) -> bytes:
     """A file's bytes; none if it is absent or larger than the limit."""
     if file is None or file.size_bytes > limit:
         return b""
-    return b"".join(registry.store.read(file.sha256, 0, limit))
+    return b"".join(registry.store.read(file.sha256, 0, file.size_bytes))
 
 
 def _text(registry: Registry, recipe: RecipeFile | None) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +16,10 @@ from starlette.testclient import TestClient
 
 from registry.card import MAX_CARD_BYTES, render_card
 from registry.chart import MAX_LAYERS, read_chart
+from registry.settings import Settings
 from registry.web import show_count, show_percent, show_size
 from tests.registry.builders import ALIAS, LONG, Folder, bert, digest_of, small
-from tests.registry.conftest import Site
+from tests.registry.conftest import Site, open_site
 from tests.registry.test_benchmarks import send
 
 HTML = {"Accept": "text/html"}
@@ -112,6 +115,15 @@ def test_a_family_compares_only_times_that_were_measured_alike(client: TestClien
     assert "120 ms" in page
     assert "1.5 ms" not in page
     assert "2.5 ms" not in page
+
+
+def test_a_model_s_files_are_read_from_a_bucket_too(tmp_path: Path, s3: Callable[[str], str]) -> None:
+    with open_site(Settings(storage=tmp_path, blob_store=s3("pages"))) as site:
+        bert().publish(site.client)
+        page = get(site.client, BERT)
+        assert "BERT-base, 80 % sparse, for question answering" in page
+        assert page.count('class="bar"') == 72
+        assert "!ConstantPruningModifier" in get(site.client, "/recipes/" + LONG.removeprefix("zoo:"))
 
 
 def test_lineage_is_shown_both_ways(client: TestClient) -> None:

@@ -21,7 +21,7 @@ size_t spw_scratch_attention_f32(uint32_t tokens) {
 }
 size_t spw_scratch_attention_u8(uint32_t tokens, uint32_t head_dim) {
   size_t keys = (size_t)tokens + SPW_LANES, channels = (size_t)head_dim + SPW_ROW_BLOCK;
-  return 2 * keys * channels + 4 * (keys + channels) + keys * SPW_DENSE_TILES * (64 + 16) + 6 * 64;
+  return 2 * keys * channels + 4 * (2 * keys + channels) + keys * (64 + 8 + 16) + 8 * 64;
 }
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }

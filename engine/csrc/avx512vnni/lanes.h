@@ -73,6 +73,12 @@ SPW_INLINE vacc vacc_zero(void) { return _mm512_setzero_si512(); }
 SPW_INLINE vacc vacc_load(const void *p) { return _mm512_loadu_si512(p); }
 SPW_INLINE vacc vacc_dot(vacc a, vx x, vw w) { return _mm512_dpbusd_epi32(a, x, w); }
 SPW_INLINE vi vacc_sum(vacc a) { return a; }
+/* GCC 12 broadcasts the weights by an instruction of its own; without it, more of what follows can start early. */
+#define SPW_DOT_AT
+SPW_INLINE vacc vacc_dot_at(vacc a, vx x, const int8_t *w) {
+  __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(a) : "v"(x), "m"(*(const int32_t *)(const void *)w));
+  return a;
+}
 
 /* The bound keeps conversions from overflowing upwards; what overflows downwards or is no number becomes INT_MIN,
  * which the saturating packs turn into 0. */
@@ -85,8 +91,8 @@ SPW_INLINE void vf_store_u8(uint8_t *to, const __m512 scaled[4], int32_t zero_po
   __m512i q[4];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) q[i] = _mm512_cvtps_epi32(_mm512_min_ps(highest, scaled[i]));
-  __m512i low = _mm512_adds_epi16(_mm512_packs_epi32(q[0], q[1]), zero);
-  __m512i high = _mm512_adds_epi16(_mm512_packs_epi32(q[2], q[3]), zero);
+  __m512i low = _mm512_add_epi16(_mm512_packs_epi32(q[0], q[1]), zero);
+  __m512i high = _mm512_add_epi16(_mm512_packs_epi32(q[2], q[3]), zero);
   _mm512_storeu_si512(to, _mm512_shuffle_epi8(_mm512_packus_epi16(low, high), order));
 }
 

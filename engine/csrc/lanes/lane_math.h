@@ -38,6 +38,17 @@ SPW_FUNCTION vf vf_exp(vf x) {
   return vf_where_less(x, lowest, vf_set1(0.0f), result);
 }
 
+/* 2^x for x <= 127; 2^-126 below -126. Relative error 2e-7. The polynomial is a minimax fit on [-1/2, 1/2]; adding
+ * the magic number leaves x's nearest integer in the sum's low bits, as in vf_round. */
+SPW_INLINE vf vf_exp2(vf x) {
+  static const float fit[] = {0.00132647273f, 0.00967151299f, 0.0555073358f, 0.240222424f, 0.693147004f, 1.0f};
+  const vf magic = vf_set1(12582912.0f);
+  vf bounded = vf_max(x, vf_set1(-126.0f));
+  vf rounded = vf_add(bounded, magic);
+  vf r = vf_sub(bounded, vf_sub(rounded, magic));
+  return vi_as_float(vi_add(vf_bits(HORNER(r, fit)), vi_shl(vf_bits(rounded), 23)));
+}
+
 /* erf(x), absolute error 3e-7: x times a polynomial in 2 (x / 3.9)^2 - 1, a least-maximum fit on
  * [-3.9, 3.9]; beyond, the result is +-1 exactly. NaN becomes 1. */
 SPW_FUNCTION vf vf_erf(vf x) {
@@ -147,6 +158,11 @@ SPW_INLINE void vf_store_u8(uint8_t *to, const vf scaled[4], int32_t zero_point)
 typedef const float *vf4;
 SPW_INLINE vf4 vf4_load(const float *p) { return p; }
 #define vf4_at(four, i) vf_set1((four)[i])
+#endif
+
+/* vacc_dot with the four weights at w. A folder may have its own. */
+#ifndef SPW_DOT_AT
+SPW_INLINE vacc vacc_dot_at(vacc a, vx x, const int8_t *w) { return vacc_dot(a, x, vw_load(w)); }
 #endif
 
 /* The reverse of vi_pack4. */

@@ -25,10 +25,10 @@ SPW_INLINE vf exponentials(float *scores, uint32_t keys, vf highest) {
   return sum;
 }
 
-/* 1 / sum, and 0 for a lane without any key. */
+/* 1 / sum, and 0 for a lane without any key: the highest score alone adds more than a half to any other. */
 SPW_INLINE vf inverse_sum(vf sum) {
   vf inverse = vf_div(vf_set1(1.0f), sum);
-  return vf_where_less(sum, vf_set1(FLT_MIN), vf_set1(0.0f), inverse);
+  return vf_where_less(sum, vf_set1(0.5f), vf_set1(0.0f), inverse);
 }
 
 #endif

@@ -1,6 +1,8 @@
 /* Runs every kernel of every instruction set that this CPU has on random data of awkward sizes, twice: with the
  * scalar kernel and with the candidate. Both outputs start as the same sentinel bytes, so a missing or a stray
  * write shows; results must be equal to the last bit. Prints nothing and exits 0 when all is well. */
+#include <float.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -201,12 +203,14 @@ static void test_attention(const spw_kernels *reference, const spw_kernels *k, i
   block q = is_u8 ? bytes(count * in) : reals(count * in / 4), v = is_u8 ? bytes(count * in) : reals(count * in / 4);
   block keys = is_u8 ? bytes(count * in) : reals(count * in / 4), mask = reals((size_t)count * 16);
   block scratch = make(is_u8 ? spw_scratch_attention_u8(80, head_dim) : spw_scratch_attention_f32(80));
-  for (uint32_t i = 0; i < count * 16; i++) ((float *)mask.data)[i] = pick(0, 2) ? 0.0f : -10000.0f;
+  const float hidden[] = {-10000.0f, -FLT_MAX, -INFINITY, -0.7f};
+  float value = hidden[pick(0, 3)];
+  for (uint32_t i = 0; i < count * 16; i++) ((float *)mask.data)[i] = pick(0, 2) ? 0.0f : value;
   block expected = make(count * out), got = make(count * out);
   spw_attention step = {.q = tiles(q, in), .k = tiles(keys, in), .v = tiles(v, in), .sequences = sequences,
-                        .mask = pick(0, 3) ? (float *)mask.data : NULL, .head_dim = head_dim, .scale = 0.3f,
+                        .mask = pick(0, 3) ? (float *)mask.data : NULL, .head_dim = head_dim, .scale = pick(0, 3) ? 0.3f : 3e4f,
                         .q_quant = random_quantization(), .k_quant = random_quantization(),
-                        .v_quant = random_quantization(), .p_quant = {1.0f / 255, (int32_t)pick(0, 9)},
+                        .v_quant = random_quantization(), .p_quant = {pick(0, 3) ? 1.0f / 255 : 1e-4f, (int32_t)pick(0, 9)},
                         .out = random_quantization(), .quantized = quantized};
   for (int i = 0; i < 2; i++) {
     const spw_kernels *table = i ? k : reference;

@@ -19,6 +19,7 @@ from zoo.recipe_reader import Node, read_yaml
 from zoo.stub import Stub
 
 MAX_TEXT_BYTES = 1 << 20
+SPARSITY_DIGITS = 4  # a mask of 80 % drops whole weights or blocks, so it has 79.9999 %: who asks for 0.8 means it
 _CARDS = ("model.md", "README.md")
 _REPORTS = ("report.json", "training/report.json")
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)^---[ \t]*\r?$", re.DOTALL | re.MULTILINE)
@@ -76,7 +77,7 @@ def _of_layers(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         return {}
     sparsity = sum(facts["sparsity"] * facts["elements"] for facts in pruned) / elements
     patterns = {str(facts["mask_type"]) for facts in pruned if facts.get("mask_type")}
-    return {"sparsity": round(sparsity, 6), **({"pattern": patterns.pop()} if len(patterns) == 1 else {})}
+    return {"sparsity": round(sparsity, SPARSITY_DIGITS), **({"pattern": patterns.pop()} if len(patterns) == 1 else {})}
 
 
 def _from_card(folder: Path) -> dict[str, Any]:

@@ -505,3 +505,10 @@ def test_a_file_that_the_registry_finds_too_large_is_named(tmp_path: Path) -> No
         mine = Settings(home=tmp_path / "home", cache=tmp_path / "cache", endpoint=url)
         with pytest.raises(ZooError, match=r"^model\.md is too large: 10 bytes are more than the 4"):
             zoo.publish(tmp_path / "model", "zoo:large", settings=mine)
+
+
+def test_a_mask_of_80_percent_is_found_by_who_asks_for_80_percent(settings: Settings, tmp_path: Path) -> None:
+    layers = {"a": {"sparsity": 29_491 / 36_864, "elements": 147_456}}  # whole blocks of 1x4
+    folder = build(tmp_path / "m", report_json=json.dumps({"sparsity": layers}), training__a_safetensors=b"1")
+    zoo.publish(folder, "zoo:masked-80", settings=settings)
+    assert [item.name for item in zoo.search("masked", sparsity_min=0.8, settings=settings).items] == ["zoo:masked-80"]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.card import read_front_matter
+from zoo.card import SPARSITY_DIGITS, read_front_matter
 from zoo.disk import clone_or_copy
 from zoo.errors import ManifestError, ZooError
 from zoo.importing.graph_weights import measure_graph
@@ -188,7 +188,7 @@ def _card(source: Source, card: Mapping[str, Any], naming: Naming, measured: Mea
     if measured.parameters:
         fields["parameters"] = measured.parameters
     if measured.pattern:
-        fields |= {"sparsity": round(measured.sparsity, 6), "pattern": measured.pattern}
+        fields |= {"sparsity": round(measured.sparsity, SPARSITY_DIGITS), "pattern": measured.pattern}
     body = f"# {source.name}\n"
     if source.card is not None and source.card.stat().st_size <= _MAX_CARD_BYTES:
         body = _FRONT.sub("", source.card.read_bytes().decode("utf-8-sig", "replace"), count=1)

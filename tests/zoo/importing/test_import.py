@@ -72,7 +72,7 @@ def test_a_hub_s_model_is_measured_named_and_published_again(hub: str, tmp_path:
     _zoo(hub, tmp_path, "publish", target, found["stub"], "--alias", found["alias"])
     facts = json.loads(_zoo(hub, tmp_path, "show", ALIAS, "--json").stdout)["manifest"]["metadata"]
     assert facts["license"] == "apache-2.0"
-    assert (facts["pattern"], facts["sparsity"]) == ("block4", pytest.approx(found["sparsity"], abs=1e-5))
+    assert (facts["pattern"], facts["sparsity"]) == ("block4", pytest.approx(found["sparsity"], abs=1e-4))
     assert (facts["task"], facts["architecture"], facts["dataset"]) == ("question_answering", "bert", "squad")
 
 

@@ -14,6 +14,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import url_contains, url_to_be
 from selenium.webdriver.support.wait import WebDriverWait
 
+from registry import admin
+from registry.settings import Settings
 from tests.registry.browser import look, open_browser, use_scripts
 from tests.registry.builders import ALIAS, LONG, RECIPE, bert, graph, small
 from tests.registry.test_benchmarks import record
@@ -139,6 +141,29 @@ def test_without_scripts_one_can_search_filter_compare_and_read(browser: Chrome,
         browser.find_element(By.LINK_TEXT, "The whole recipe").click()
         WebDriverWait(browser, 10).until(url_contains("/recipes/"))
         assert browser.find_element(By.CSS_SELECTOR, ".schedule svg").is_displayed()
+    finally:
+        use_scripts(browser, on=True)
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])
+def test_signing_in_shows_what_the_token_covers(browser: Chrome, tmp_path: Path, scripts: bool) -> None:
+    settings = Settings(storage=tmp_path / "registry")
+    admin.set_scope(settings, "@acme", private=True)
+    tokens = {name: admin.create_token(settings, name, scopes=[f"{name}:@acme/*"]) for name in ("write", "read")}
+    look(browser)
+    use_scripts(browser, on=scripts)
+    try:
+        with serving(settings.storage) as url:
+            with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {tokens['write']}"}) as client:
+                assert small("zoo:@acme/secret").publish(client).status_code == 201
+            for token, shown in (("zoo_unknown", "doesn't know the token"), (tokens["read"], "@acme/secret")):
+                browser.get(f"{url}/sign-in")
+                browser.find_element(By.ID, "secret").send_keys(token + Keys.ENTER)
+                WebDriverWait(browser, 10).until(lambda b, text=shown: text in b.find_element(By.ID, "main").text)
+            browser.get(f"{url}/sign-in")
+            browser.find_element(By.CSS_SELECTOR, "[action='/sign-out'] button").click()
+            WebDriverWait(browser, 10).until(url_to_be(f"{url}/"))
+            assert "@acme/secret" not in browser.find_element(By.ID, "main").text
     finally:
         use_scripts(browser, on=True)
 

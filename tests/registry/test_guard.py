@@ -93,7 +93,7 @@ def test_row_44_answers_cannot_be_framed_sniffed_or_scripted(sqlite_site: Site) 
         assert "unsafe" not in policy
         assert headers["x-frame-options"] == "DENY"
         assert headers["x-content-type-options"] == "nosniff"
-        assert headers["referrer-policy"] == "no-referrer"
+        assert headers["referrer-policy"] == "same-origin"
 
 
 def test_row_45_more_requests_than_allowed_get_503_and_the_rest_are_served(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ deployment/  model.onnx  config.json  tokenizer.json  tokenizer_config.json  rec
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +138,7 @@ def to_onnx(model: nn.Module, names: Sequence[str], path: Path) -> None:
     example = {name: torch.ones(2, 16, dtype=torch.int64) for name in names}
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that no text model needs
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), _no_garbage_collection():
         warnings.simplefilter("ignore")  # of the exporter's internals; its result is checked
         program = torch.onnx.export(
             wrapper,
@@ -154,6 +156,18 @@ def to_onnx(model: nn.Module, names: Sequence[str], path: Path) -> None:
         raise TrainingError("torch.onnx.export gave no model")
     program.save(str(path), external_data=False)
     onnx.checker.check_model(str(path), full_check=True)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """The exporter makes millions of objects that live to its end: looking for garbage among them is in vain."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _sample_windows(folder: Path, texts: Sequence[tuple[str, str]], max_length: int) -> list[Window]:

@@ -100,8 +100,8 @@ class RecipeSession:
 
     def _act(self, epoch: float) -> None:
         for pruner in self.pruners:
-            pruner.update(epoch, self.model, self.samples)
-            pruner.apply(epoch)
+            if pruner.update(epoch, self.model, self.samples):
+                pruner.apply(epoch)
         for index, modifier in enumerate(self.quantizations):
             if modifier.started(epoch) and index not in self._quantized:
                 quantize(self.model, scheme_of(modifier))

@@ -65,7 +65,11 @@ def index(wanted: Annotated[SearchIn, Depends(_asked)], registry: RegistryDep, c
         "found": found,
         "following": following,
         "chosen": {name: _shown(name, value) for name, value in fields.items() if name != "limit"},
-        "facets": {name: _choices(fields, name, counts) for name, counts in facets.items()},
+        "facets": {
+            name: _choices(fields, name, counts)
+            for name, counts in facets.items()
+            if name in fields or len(counts) > 1 or any(number < count for number in counts.values())
+        },
         "count": count,
         "is_partial": count == MAX_COUNTED,
         "without": {name: f"/?{urlencode({k: v for k, v in fields.items() if k != name})}" for name in fields},

@@ -68,6 +68,8 @@ def test_the_list_shows_models_and_filters_without_scripts(client: TestClient) -
     assert "/models/other" not in narrowed
     assert "Domain: nlp" in narrowed
     assert "No model matches" in get(client, "/?q=nothing")
+    assert 'class="facets"' in narrowed
+    assert 'class="facets"' not in get(client, "/?q=other")
 
 
 def test_the_list_has_pages(client: TestClient) -> None:

@@ -121,8 +121,9 @@ static void run_embed(job *j) {
 static void layernorm_item(void *context, uint32_t item, uint32_t worker) {
   const job *j = context;
   uint32_t begin, end;
+  (void)worker;
   part(j->tiles, 1, j->tile_parts, item, &begin, &end);
-  j->kernels->layernorm(&j->args.layernorm, begin, end, scratch_of(j, worker));
+  j->kernels->layernorm(&j->args.layernorm, begin, end);
 }
 
 static void run_layernorm(job *j) {

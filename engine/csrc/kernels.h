@@ -133,7 +133,6 @@ typedef struct spw_kernels {
 } spw_kernels;
 
 size_t spw_scratch_sparse(void);
-size_t spw_scratch_layernorm(uint32_t channels);
 size_t spw_scratch_attention_f32(uint32_t tokens);
 size_t spw_scratch_attention_u8(uint32_t tokens, uint32_t head_dim);
 

@@ -100,7 +100,7 @@ struct spw_plan {
   uint32_t output_count;
   uint32_t position_limit; /* most tokens of a sequence that every position table holds */
   bool has_sparse;
-  uint32_t max_layernorm, max_f32_attention, max_u8_head; /* for the scratch */
+  uint32_t max_f32_attention, max_u8_head; /* for the scratch */
 };
 
 size_t spw_buffer_tile_bytes(const spw_file_buffer *buffer);

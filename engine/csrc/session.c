@@ -15,7 +15,6 @@ enum {
 static size_t padded(size_t size_bytes) { return (size_bytes + 63) / 64 * 64; }
 
 size_t spw_scratch_sparse(void) { return (size_t)SPW_SPARSE_ROWS * SPW_SPARSE_TILES * 64; }
-size_t spw_scratch_layernorm(uint32_t channels) { return (size_t)channels * 64; }
 size_t spw_scratch_attention_f32(uint32_t tokens) {
   return ((size_t)tokens + SPW_LANES) * SPW_DENSE_TILES * 64;
 }
@@ -30,7 +29,6 @@ static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 static size_t scratch_needed(const spw_plan *plan, uint32_t tokens) {
   size_t need = 64;
   if (plan->has_sparse) need = larger(need, spw_scratch_sparse());
-  if (plan->max_layernorm) need = larger(need, spw_scratch_layernorm(plan->max_layernorm));
   if (plan->max_f32_attention) need = larger(need, spw_scratch_attention_f32(tokens));
   if (plan->max_u8_head) need = larger(need, spw_scratch_attention_u8(tokens, plan->max_u8_head));
   return padded(need);

@@ -114,7 +114,6 @@ static spw_status check_layernorm(check *c) {
     REQUIRE(c, valid_quantization(s->scalars[1], s->attributes[0]), "its quantization is invalid");
     TRY(writes(c, s->out[1], U8, channels, per_batch));
   }
-  c->plan->max_layernorm = larger(c->plan->max_layernorm, channels);
   TRY(blob(c, 0, channels, sizeof(float)));
   return blob(c, 1, channels, sizeof(float));
 }

@@ -152,7 +152,7 @@ def test_sparse_float_linear_equals_dense_to_the_bit(
     assert sparse.tobytes() == dense.tobytes()
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4, 5, 64, 65])
+@pytest.mark.parametrize("channels", [1, 3, 4, 5, 16, 17, 35, 64, 65])
 def test_layernorm_follows_float64(monkeypatch: pytest.MonkeyPatch, channels: int) -> None:
     rng = np.random.default_rng(channels)
     x = rng.normal(3, 2, (19, channels)).astype(np.float32)
@@ -167,6 +167,20 @@ def test_layernorm_follows_float64(monkeypatch: pytest.MonkeyPatch, channels: in
     expected = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5) * gamma + beta
     assert np.allclose(result["y"][0], expected, atol=1e-5)
     assert np.array_equal(result["q"][0], np.clip(np.rint(result["y"][0] / np.float32(q.scale)) + 128, 0, 255))
+
+
+@pytest.mark.parametrize("outlier", [0, 1e4])
+@pytest.mark.parametrize("offset", [0, 1000, -30000])
+def test_layernorm_of_values_far_from_zero(monkeypatch: pytest.MonkeyPatch, offset: float, outlier: float) -> None:
+    """A variance taken as the difference of two large numbers would have nothing left of it."""
+    x = np.random.default_rng(5).normal(offset, 1, (17, 256)).astype(np.float32)
+    x[:, 0] += outlier
+    b = Builder("ids")
+    y, _ = b.layernorm(b.rows(x), None, np.ones(256), np.zeros(256), BYTES)
+    got = run_all(monkeypatch, b.done(y=y), {"ids": ids(17)})["y"][0]
+    centred = x - x.mean(axis=1, keepdims=True, dtype=np.float64)
+    expected = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5)
+    assert np.abs(got - expected).max() < 1e-5 + 3e-7 * (abs(offset) + outlier / 16) / centred.std(axis=1).min()
 
 
 @pytest.mark.parametrize("mask_value", [-10000.0, float(np.finfo(np.float32).min), -math.inf])

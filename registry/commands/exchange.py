@@ -55,7 +55,7 @@ def import_registry(
     folder: FolderOption = None,
     database_url: DatabaseOption = None,
 ) -> None:
-    """Take in every version of a bundle, or none; what is here already stays, and it may be serving meanwhile.
+    """Take in the versions of a bundle; what is here already stays, and it may be serving meanwhile.
 
     A version that the checks refuse, published before there were any, is left out and named, with exit code 1.
     Example: zoo registry import models.tar --folder /srv/zoo

@@ -119,7 +119,7 @@ def demo(
         Path, typer.Option(help="where everything is put; emptied first if it is an earlier demo")
     ] = Path("demo"),
 ) -> None:
-    """Run the whole chain on this machine: registry, training, export, publishing, serving. About five minutes."""
+    """Run the whole chain on this machine: registry, training, export, publishing, serving. About four minutes."""
     from zoo.demo.chain import run as run_demo
 
     Output.emit(run_demo(folder), "")

@@ -40,7 +40,7 @@ class Source(Protocol):
     """The other registry. Names are stubs without a pin; documents are what its API answers."""
 
     def names(self, prefixes: Sequence[str]) -> Iterator[str]:
-        """The models that it lists."""
+        """Its models."""
 
     def versions(self, name: str) -> Sequence[Mapping[str, Any]]:
         """A model's versions without their manifests, the oldest first; none if it isn't there."""
@@ -162,7 +162,7 @@ def _is_current(document: Mapping[str, Any], here: VersionSummary | None) -> boo
 
 
 def _own_names(registry: Registry, prefixes: Sequence[str]) -> Iterator[str]:
-    """Models here: one whose versions are all yanked there isn't listed there any more."""
+    """Models here: a folder of plain files doesn't name one whose versions were all deleted."""
     beginnings = tuple(prefix.removeprefix(PREFIX) for prefix in prefixes)
     with registry.database.read() as session:
         names = session.scalars(select(Model.full_name).order_by(Model.id)).all()

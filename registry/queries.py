@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from registry.caller import Caller
@@ -51,6 +51,15 @@ def names_near(session: Session, name: str, caller: Caller, limit: int = 250) ->
     after = there.where(Name.name >= name).order_by(Name.name).limit(limit)
     before = there.where(Name.name < name).order_by(Name.name.desc()).limit(limit)
     return [*session.scalars(after), *session.scalars(before)]
+
+
+def model_names(session: Session, caller: Caller, after: str, limit: int) -> Sequence[str]:
+    """Full names of models with a version that are there for the caller, in order, the first ones behind `after`."""
+    has_version = exists().where(Version.model_id == Model.id, Version.deleted_at.is_(None))
+    there = select(Model.full_name).where(Model.full_name > after, has_version)
+    if not caller.sees_everything:
+        there = there.where(visible(caller, Model))
+    return session.scalars(there.order_by(Model.full_name).limit(limit)).all()
 
 
 def visible(caller: Caller, columns: Any) -> ColumnElement[bool]:

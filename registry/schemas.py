@@ -269,6 +269,13 @@ class ModelPage(BaseModel):
     next_cursor: str | None
 
 
+class NamePage(BaseModel):
+    """Models by name; `next_after` asks for those behind it."""
+
+    items: list[str]
+    next_after: str | None
+
+
 class BenchmarkView(BaseModel):
     """A measurement of a version, and whose token sent it."""
 

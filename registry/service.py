@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
@@ -37,6 +38,7 @@ from registry.schemas import (
     LineageView,
     ModelPage,
     ModelSummary,
+    NamePage,
     SamplesIn,
     SearchIn,
     VersionIn,
@@ -49,6 +51,7 @@ from zoo.manifest import Manifest, Metadata, Role
 from zoo.stub import PREFIX, Stub, is_tag
 
 MAX_NAMED = 20  # how many digests, versions or tags an error's sentence lists
+MAX_REASONS = 3
 
 
 class Registry:
@@ -116,6 +119,13 @@ class Registry:
             found = queries.versions_of(session, _find_model(session, parse_stub(stub_text), caller).id)
             tags = queries.tags_of(session, (version.id for version in found))
             return [version_summary(version, tags[version.id]) for version in found]
+
+    def names(self, caller: Caller = ANYONE, after: str | None = None, limit: int = 1_000) -> NamePage:
+        """Every model that is there for the caller, by name, also one whose versions are all yanked."""
+        with self.database.read() as session:
+            found = queries.model_names(session, caller, (after or "").removeprefix(PREFIX), limit + 1)
+        names = [PREFIX + name for name in found[:limit]]
+        return NamePage(items=names, next_after=names[-1] if len(found) > limit else None)
 
     def move_tag(self, stub_text: str, tag: str, expected: str | None = None, caller: Caller = ANYONE) -> VersionView:
         """Points a tag to the version that a stub names; `expected` is the digest the tag must point to before."""
@@ -249,11 +259,21 @@ def _find_version(session: Session, stub: Stub, caller: Caller) -> Version:
         version = queries.version_by_tag(session, model.id, pin)
     if version is None or version.model_id != model.id:
         known = queries.versions_of(session, model.id, MAX_NAMED)
+        if known and pin == LATEST:
+            raise _all_yanked(PREFIX + model.full_name, known)
         tags = {tag for found in queries.tags_of(session, (v.id for v in known)).values() for tag in found}
         pins = [f"v{known_version.number}" for known_version in known] + sorted(tags)[:MAX_NAMED]
         raise UnknownVersionError(f"{PREFIX}{model.full_name} has no {pin}; it has {', '.join(pins) or 'no version'}")
     check_not_deleted(version)
     return version
+
+
+def _all_yanked(name: str, known: Sequence[Version]) -> UnknownVersionError:
+    reasons = "; ".join(f"v{version.number}: {version.yank_reason}" for version in known[:MAX_REASONS])
+    return UnknownVersionError(
+        f"all versions of {name} are yanked; choose another model, or pin one to use it all the same, such as "
+        f"{name}@v{known[0].number}. {reasons}"
+    )
 
 
 def check_not_deleted(version: Version) -> None:

@@ -2,7 +2,8 @@
 
     api/v1/blobs/sha256:HEX          the blobs, under the path that a registry serves them at
     api/v1/static/NAME.json          all versions of a model, for each of its names; "/" is written "+"
-    api/v1/models                    the models, unfiltered
+    api/v1/models                    what a search without filters finds
+    api/v1/names                     all models, also those whose versions are all yanked
     api/v1/resolve  api/v1/versions  a mark that tells the client to choose for itself
 
 A web server ignores the query of a URL, so that the last three answer every question with the same file. They are
@@ -50,17 +51,18 @@ def export_static(registry: Registry, folder: Path, report: Report = silent) -> 
     try:
         for name in ("blobs", "static"):
             (base / name).mkdir(parents=True, exist_ok=True)
-        summaries = list(_models(registry))
-        for summary in counted(summaries, report, "models", len(summaries)):
-            views = [registry.resolve(f"{summary['name']}@v{v.version}") for v in registry.versions(summary["name"])]
+        names = list(_names(registry))
+        for stub in counted(names, report, "models", len(names)):
+            views = [registry.resolve(f"{stub}@v{version.version}") for version in registry.versions(stub)]
             for view in views:
                 written |= {file.sha256: file.size_bytes for file in view.files}
                 _copy_blobs(registry, view, base / "blobs", report)
             document = json.dumps({"versions": [view.model_dump(mode="json") for view in views]}).encode()
-            for name in _names(registry, summary["name"]):
+            for name in _names_of(registry, stub):
                 _write(base / "static" / f"{name.replace('/', '+')}.json", document)
             models, versions = models + 1, versions + len(views)
-        _write(base / "models", json.dumps({**MARK, "items": summaries, "next_cursor": None}).encode())
+        _write(base / "models", json.dumps({**MARK, "items": list(_models(registry)), "next_cursor": None}).encode())
+        _write(base / "names", json.dumps({**MARK, "items": names, "next_after": None}).encode())
         for name in ("versions", "resolve"):
             _write(base / name, json.dumps(MARK).encode())
     except OSError as error:
@@ -78,7 +80,17 @@ def _models(registry: Registry) -> Iterator[dict[str, Any]]:
             return
 
 
-def _names(registry: Registry, stub: str) -> list[str]:
+def _names(registry: Registry) -> Iterator[str]:
+    after = None
+    while True:
+        page = registry.names(ANYONE, after)
+        yield from page.items
+        after = page.next_after
+        if after is None:
+            return
+
+
+def _names_of(registry: Registry, stub: str) -> list[str]:
     with registry.database.read() as session:
         model = queries.holder_of(session, stub.removeprefix(PREFIX))
         return list(version_queries.names_of(session, model.id)) if model else []

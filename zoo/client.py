@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
@@ -16,7 +16,7 @@ from zoo.errors import IntegrityError, NotFoundError
 from zoo.manifest import Manifest
 from zoo.settings import Settings
 from zoo.stub import Stub
-from zoo.version import BenchmarkView, BestPage, SearchPage, VersionSummary, VersionView
+from zoo.version import BenchmarkView, BestPage, NamePage, SearchPage, VersionSummary, VersionView
 
 
 class RegistryClient:
@@ -56,6 +56,16 @@ class RegistryClient:
             del asked["limit"]
             answer = {"items": static_registry.matching(answer["items"], asked, limit), "next_cursor": None}
         return SearchPage.parse(answer)
+
+    def names(self) -> Iterator[str]:
+        """Every model that is there, whether a search shows it or not."""
+        after: str | None = None
+        while True:
+            page = NamePage.parse(self._get("/names", {"after": after} if after else None))
+            yield from page.items
+            after = page.next_after
+            if after is None:
+                return
 
     def versions(self, stub: Stub) -> tuple[VersionSummary, ...]:
         """All versions of a model."""

@@ -20,8 +20,6 @@ from zoo.progress import Meter, Progress
 from zoo.settings import Settings
 from zoo.stub import PREFIX, Stub
 
-_PAGE = 100
-
 
 class RemoteRegistry:
     """A registry at a URL, or a folder of files that a web server serves; `staging` holds what is on its way.
@@ -42,14 +40,8 @@ class RemoteRegistry:
         self._client.close()
 
     def names(self, prefixes: Sequence[str] = ()) -> Iterator[str]:
-        """The models that its search lists and whose names begin with one of the prefixes, or all."""
-        cursor: str | None = None
-        while True:
-            page = self._client.search(limit=_PAGE, cursor=cursor)
-            yield from (item.name for item in page.items if begins(item.name, prefixes))
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+        """The models whose names begin with one of the prefixes, or all."""
+        return (name for name in self._client.names() if begins(name, prefixes))
 
     def versions(self, name: str) -> list[dict[str, Any]]:
         """A model's versions without their manifests, the oldest first; none if it isn't there."""

@@ -35,6 +35,12 @@ def choose(document: object, stub: Stub) -> Mapping[str, Any]:
         pins = {f"v{version.get('version')}", version.get("digest"), *(tags if isinstance(tags, list) else ())}
         if (stub.pin or "latest") in pins:
             return version
+    if versions and stub.pin in (None, "latest"):
+        newest = f"v{versions[0].get('version')}"
+        raise NotFoundError(
+            f"all versions of zoo:{stub.full_name} are yanked; choose another model, or pin one to use it all the "
+            f"same, such as {stub.pinned(newest)}. {newest}: {versions[0].get('yank_reason')}"
+        )
     known = ", ".join(f"v{version.get('version')}" for version in versions)
     raise NotFoundError(f"zoo:{stub.full_name} has no {stub.pin or 'latest'}; it has {known or 'no version'}")
 

@@ -125,6 +125,13 @@ class SearchPage(_Answer):
     next_cursor: str | None = None
 
 
+class NamePage(_Answer):
+    """Models by name; `next_after` asks for those behind it."""
+
+    items: tuple[StubText, ...]
+    next_after: StubText | None = None
+
+
 class BenchmarkView(_Answer):
     """A measurement of a version, as a registry keeps it."""
 

@@ -103,12 +103,17 @@ def test_row_36_a_private_model_is_404_to_others_and_the_same_as_none(site: Site
     assert site.client.get("/files/@acme/secret@v1/weights.bin", headers=acme).content == SECRET
 
 
+def client_names(site: Site, headers: dict[str, str]) -> Any:
+    return site.client.get("/api/v1/names", headers=headers).json()["items"]
+
+
 def test_row_36_lists_counts_facets_and_hints_do_not_leak(site: Site, acme: dict[str, str]) -> None:
     writer = token(site, "write:*")
     publish(site.client, small("zoo:shown", metadata={"task": "loud"}), writer)
     for headers, expected in (({}, ["zoo:shown"]), (acme, ["zoo:shown", "zoo:@acme/secret"])):
         items = site.client.get("/api/v1/models", headers=headers).json()["items"]
         assert [item["name"] for item in items] == expected
+        assert client_names(site, headers) == sorted(expected)
         for query in ({"q": "secret"}, {"task": "hush"}, {"latency_max_ms": 100}):
             found = site.client.get("/api/v1/models", params=query, headers=headers).json()
             assert [item["name"] for item in found["items"]] == expected[1:], query

@@ -53,10 +53,27 @@ def test_a_yanked_version_is_left_out_unless_it_is_pinned(client: TestClient, th
 def test_a_model_whose_versions_are_all_yanked_has_no_latest(client: TestClient, three: list[dict[str, Any]]) -> None:
     for number in (1, 2, 3):
         yank(client, f"zoo:tiny@v{number}")
-    assert resolve(client, "zoo:tiny").json()["code"] == "VERSION_UNKNOWN"
+    answer = resolve(client, "zoo:tiny")
+    assert (answer.status_code, answer.json()["code"]) == (404, "VERSION_UNKNOWN")
+    for said in ("all versions of zoo:tiny are yanked", "such as zoo:tiny@v3", f"v3: {REASON}; v2: {REASON}"):
+        assert said in answer.json()["detail"]
+    assert resolve(client, "zoo:tiny@v3").json()["yank_reason"] == REASON
     assert client.get("/api/v1/models").json()["items"] == []
+    assert client.get("/api/v1/names").json() == {"items": ["zoo:tiny"], "next_after": None}
     small(text="weights 4").publish(client)
     assert resolve(client, "zoo:tiny").json()["version"] == 4
+
+
+def test_names_come_in_pages_and_end(client: TestClient, three: list[dict[str, Any]]) -> None:
+    small("zoo:other").publish(client)
+    for stub in ("zoo:gone", "zoo:@acme/own"):
+        small(stub, stub).publish(client)
+    delete(client, "zoo:gone@v1")
+    found, after = list[str](), None
+    while not found or after:
+        page = client.get("/api/v1/names", params={"limit": 2, **({"after": after} if after else {})}).json()
+        found, after = found + page["items"], page["next_after"]
+    assert found == ["zoo:@acme/own", "zoo:other", "zoo:tiny"]
 
 
 @pytest.mark.parametrize("stub", ["zoo:tiny", "zoo:tiny@latest", "zoo:tiny@prod"])

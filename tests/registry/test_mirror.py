@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+import zoo
 from registry import admin
 from registry.mirror import MirrorReport
 from registry.settings import Settings
@@ -24,8 +25,9 @@ from tests.registry.test_bundle import web_server
 from tests.zoo import fault_server as faulty
 from tests.zoo.fault_server import FaultServer, noise
 from tests.zoo.live_registry import serving
-from zoo.errors import UnavailableError
+from zoo.errors import NotFoundError, UnavailableError
 from zoo.remote import RemoteRegistry
+from zoo.settings import Settings as ZooSettings
 
 REASON = "wrong tokenizer"
 
@@ -94,6 +96,18 @@ def test_yanks_and_tags_follow_also_where_no_version_is_left(settings: Settings,
     assert resolve(settings, f"{LONG}@prod")["version"] == 2
 
 
+def test_a_model_whose_versions_are_all_yanked_comes_with_the_reason(settings: Settings, remote: str) -> None:
+    """Who pinned a version there can pin it here."""
+    yank(remote, "zoo:tiny@v1", REASON)
+    report = mirror(settings, remote)
+    assert (report.added, report.refused) == (4, {})
+    there = httpx.get(f"{remote}/api/v1/resolve", params={"stub": "zoo:tiny@v1"}).json()
+    assert resolve(settings, "zoo:tiny@v1") == there
+    assert f"v1: {REASON}" in resolve(settings, "zoo:tiny")["detail"]
+    with open_site(settings) as site:
+        assert [item["name"] for item in site.client.get("/api/v1/models").json()["items"]] == [LONG]
+
+
 def test_a_version_that_was_deleted_there_is_yanked_here(settings: Settings, remote: str) -> None:
     mirror(settings, remote)
     delete(remote, f"{LONG}@v2")
@@ -155,11 +169,17 @@ def test_names_narrow_what_comes(tmp_path: Path, remote: str, prefix: str, names
 
 
 def test_a_folder_of_plain_files_is_mirrored_too(tmp_path: Path, remote: str) -> None:
+    yank(remote, "zoo:tiny@v1", REASON)
     admin.export_static(Settings(storage=tmp_path / "remote"), tmp_path / "site")
     settings = Settings(storage=tmp_path / "here")
     with web_server(tmp_path / "site") as url:
         assert mirror(settings, url).added == 4
         assert mirror(settings, url).added == 0
+        mine = ZooSettings(home=tmp_path / "home", cache=tmp_path / "cache", endpoint=url)
+        with pytest.raises(NotFoundError, match=rf"all versions of zoo:tiny are yanked.*zoo:tiny@v1. v1: {REASON}"):
+            zoo.resolve("zoo:tiny", settings=mine)
+        assert zoo.resolve("zoo:tiny@v1", settings=mine).yank_reason == REASON
+    assert resolve(settings, "zoo:tiny@v1")["yank_reason"] == REASON
 
 
 def test_versions_that_contradict_are_left_out_and_the_others_come(tmp_path: Path, remote: str) -> None:

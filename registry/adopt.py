@@ -20,7 +20,7 @@ from registry.errors import InvalidManifestError, VersionExistsError
 from registry.schemas import CheckView, Reason, Time
 from registry.service import Registry, add_version, check_alias, check_blobs, parse_manifest, parse_tag
 from registry.tables import Version
-from zoo.manifest import Digest, Manifest
+from zoo.manifest import Digest, Manifest, NameText
 from zoo.stub import PREFIX
 
 
@@ -39,6 +39,7 @@ class VersionRecord(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     name: Annotated[str, Field(max_length=512)]
+    alias: NameText | None = None
     version: Annotated[int, Field(ge=1, le=999_999_999)]
     digest: Digest
     created_at: Time
@@ -72,7 +73,7 @@ def check_record(registry: Registry, record: VersionRecord) -> str | None:
     Raises `CheckError`, `InvalidManifestError`, or `VersionExistsError` for one that is here with other bytes.
     """
     manifest = record.read_manifest()
-    check_alias(OPERATOR, manifest)
+    check_alias(OPERATOR, manifest.name, manifest.alias or record.alias)
     if is_known(registry, record):
         return None
     with registry.database.read() as session:
@@ -94,7 +95,7 @@ def adopt(session: Session, record: VersionRecord, report: str | None, *, tags: 
     outcome = Adopted.KNOWN
     if version is None:
         check_blobs(session, manifest, OPERATOR)
-        version = add_version(session, manifest, record.version, OPERATOR)
+        version = add_version(session, manifest, record.version, OPERATOR, record.alias)
         version.created_at, version.check_report = record.created_at, report
         outcome = Adopted.ADDED
     if version.yank_reason != record.yank_reason:

@@ -37,6 +37,12 @@ def add_model(session: Session, full_name: str, now: datetime, *, private: bool)
     return model
 
 
+def alias_of(session: Session, model_id: int) -> str | None:
+    """The alias that a model's newest version with one has."""
+    given = select(Version.alias).where(Version.model_id == model_id, Version.alias.is_not(None))
+    return session.scalar(given.order_by(Version.number.desc()).limit(1))
+
+
 def add_name(session: Session, model: Model, name: str) -> None:
     """A further name of a model."""
     session.add(Name(name=name, model_id=model.id))

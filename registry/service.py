@@ -69,7 +69,7 @@ class Registry:
         """
         manifest = parse_manifest(wanted.manifest)
         check_may_write(caller, manifest.full_name)
-        check_alias(caller, manifest)
+        check_alias(caller, manifest.name, manifest.alias)
         tags = [parse_tag(tag) for tag in dict.fromkeys(wanted.tags)]
         report = self._checked(manifest, wanted.samples, caller)
 
@@ -293,17 +293,16 @@ def check_may_write(caller: Caller, full_name: str) -> None:
         raise ForbiddenError(f"the token may not write to {PREFIX}{full_name}; its scopes: {own}")
 
 
-def check_alias(caller: Caller, manifest: Manifest) -> None:
+def check_alias(caller: Caller, name: str, alias: str | None) -> None:
     """Raises `ForbiddenError` or `InvalidManifestError` for an alias that the caller may not give this model."""
-    if manifest.alias is None:
+    if alias is None:
         return
-    alias = manifest.alias.removeprefix(PREFIX)
-    check_may_write(caller, alias)
-    if scope_of(alias) != scope_of(manifest.full_name):
-        raise InvalidManifestError(f"the alias {manifest.alias} lies in another scope than {manifest.name}")
+    check_may_write(caller, alias.removeprefix(PREFIX))
+    if scope_of(alias.removeprefix(PREFIX)) != scope_of(name.removeprefix(PREFIX)):
+        raise InvalidManifestError(f"the alias {alias} lies in another scope than {name}")
 
 
-def _claim(session: Session, manifest: Manifest, caller: Caller) -> Model:
+def _claim(session: Session, manifest: Manifest, alias: str | None, caller: Caller) -> Model:
     """The manifest's model with its alias, made if they are new; raises `AliasTakenError`."""
     model = queries.holder_of(session, manifest.full_name)
     if model is None:
@@ -312,13 +311,12 @@ def _claim(session: Session, manifest: Manifest, caller: Caller) -> Model:
     elif model.full_name != manifest.full_name:
         raise _taken(manifest.name, model, caller)
     queries.lock_model(session, model)
-    if manifest.alias:
-        alias = manifest.alias.removeprefix(PREFIX)
-        holder = queries.holder_of(session, alias)
+    if alias:
+        holder = queries.holder_of(session, alias.removeprefix(PREFIX))
         if holder is None:
-            queries.add_name(session, model, alias)
+            queries.add_name(session, model, alias.removeprefix(PREFIX))
         elif holder.id != model.id:
-            raise _taken(manifest.alias, holder, caller)
+            raise _taken(alias, holder, caller)
     return model
 
 
@@ -329,9 +327,15 @@ def _taken(name: str, holder: Model, caller: Caller) -> AliasTakenError:
     return AliasTakenError(f"the name {name} belongs to {owner} already; choose another", holder=owner)
 
 
-def add_version(session: Session, manifest: Manifest, number: int | None, caller: Caller) -> Version:
-    """A new version, with its files, lineage and listing; raises `VersionExistsError`, `AliasTakenError`."""
-    model = _claim(session, manifest, caller)
+def add_version(
+    session: Session, manifest: Manifest, number: int | None, caller: Caller, alias: str | None = None
+) -> Version:
+    """A new version, with its files, lineage and listing; raises `VersionExistsError`, `AliasTakenError`.
+
+    Without an alias, here and in the manifest, it keeps the one that the model has.
+    """
+    alias = manifest.alias or alias
+    model = _claim(session, manifest, alias, caller)
     newest = queries.newest_number(session, model.id)
     if number is not None and queries.version_by_number(session, model.id, number):
         raise VersionExistsError(f"{manifest.name} has a v{number} with another manifest; versions never change")
@@ -343,7 +347,7 @@ def add_version(session: Session, manifest: Manifest, number: int | None, caller
         manifest=manifest.to_json(),
         size_bytes=manifest.size_bytes,
         created_at=now,
-        alias=manifest.alias,
+        alias=alias or queries.alias_of(session, model.id),
         **{name: getattr(facts, name) for name in _COLUMNS},
     )
     session.add(version)

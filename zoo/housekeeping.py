@@ -6,7 +6,7 @@ import math
 import re
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -89,10 +89,13 @@ def ls(*, settings: Settings | None = None) -> list[CachedVersion]:
     """All versions that have files in the cache, the last used first."""
     cache = _open(settings)
     pins: dict[str, set[str]] = {}
+    aliases: dict[str, str] = {}
     for path, ref in cache.refs():
+        if ref.alias:
+            aliases[ref.digest] = ref.alias
         if "+" not in path.stem:
             pins.setdefault(ref.digest, set()).add(path.stem)
-    found = [_describe(cache, manifest, entries, pins) for manifest, entries in _placed(cache)]
+    found = [_describe(cache, manifest, entries, pins, aliases) for manifest, entries in _placed(cache)]
     return sorted(found, key=lambda item: -item.used_at)
 
 
@@ -169,11 +172,17 @@ def _placed(cache: Cache) -> Iterator[tuple[Manifest, list[FileEntry]]]:
             yield manifest, entries
 
 
-def _describe(cache: Cache, manifest: Manifest, entries: list[FileEntry], pins: dict[str, set[str]]) -> CachedVersion:
+def _describe(
+    cache: Cache,
+    manifest: Manifest,
+    entries: list[FileEntry],
+    pins: Mapping[str, set[str]],
+    aliases: Mapping[str, str],
+) -> CachedVersion:
     folder, digest = cache.model_folder(manifest), manifest.digest()
     return CachedVersion(
         name=manifest.name,
-        alias=manifest.alias,
+        alias=manifest.alias or aliases.get(digest),
         digest=digest,
         pins=tuple(sorted(pins.get(digest, ()))),
         roles=tuple(sorted({entry.role.value for entry in entries})),

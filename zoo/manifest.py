@@ -56,9 +56,18 @@ def check_stub(text: str) -> str:
     return text
 
 
+def check_name(text: str) -> str:
+    """Returns the text if it is a stub without pin and query; raises ValueError otherwise."""
+    stub = Stub.parse(check_stub(text))
+    if stub.pin or stub.query:
+        raise ValueError("a manifest's name has neither pin nor query")
+    return text
+
+
 Digest = Annotated[str, AfterValidator(check_digest)]
 RelPath = Annotated[str, AfterValidator(check_path)]
 StubText = Annotated[str, AfterValidator(check_stub)]
+NameText = Annotated[str, AfterValidator(check_name)]
 Word = Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -119,19 +128,10 @@ class Manifest(_Closed):
     """
 
     schema_version: Annotated[int, Field(ge=1, le=1)] = 1
-    name: StubText
-    alias: StubText | None = None
+    name: NameText
+    alias: NameText | None = None
     files: Annotated[tuple[FileEntry, ...], Field(min_length=1, max_length=MAX_FILES)]
     metadata: Metadata = Metadata()
-
-    @field_validator("name", "alias")
-    @classmethod
-    def _plain_name(cls, text: str | None) -> str | None:
-        if text is not None:
-            stub = Stub.parse(text)
-            if stub.pin or stub.query:
-                raise ValueError("a manifest's name has neither pin nor query")
-        return text
 
     @field_validator("files")
     @classmethod

@@ -108,6 +108,16 @@ def test_a_model_whose_versions_are_all_yanked_comes_with_the_reason(settings: S
         assert [item["name"] for item in site.client.get("/api/v1/models").json()["items"]] == [LONG]
 
 
+def test_an_alias_comes_with_a_version_that_was_published_without_it(tmp_path: Path, remote: str) -> None:
+    with httpx.Client(base_url=remote) as client:
+        for text, alias in (("first", "zoo:short"), ("second", None)):
+            small("zoo:aliased", text, alias=alias).publish(client)
+    delete(remote, "zoo:aliased@v1")
+    settings = Settings(storage=tmp_path / "here")
+    mirror(settings, remote, "zoo:aliased")
+    assert resolve(settings, "zoo:short") == httpx.get(f"{remote}/api/v1/resolve?stub=zoo:short").json()
+
+
 def test_a_version_that_was_deleted_there_is_yanked_here(settings: Settings, remote: str) -> None:
     mirror(settings, remote)
     delete(remote, f"{LONG}@v2")

@@ -135,6 +135,20 @@ def test_earlier_aliases_keep_resolving(client: TestClient) -> None:
     assert resolve(client, "zoo:old")["version"] == resolve(client, "zoo:new")["version"] == 2
 
 
+def test_an_alias_stays_with_the_model_until_another_is_given(client: TestClient) -> None:
+    small("zoo:one", alias="zoo:shortname").publish(client)
+    for text, alias, expected in (
+        ("more", None, "zoo:shortname"),
+        ("other", "zoo:newname", "zoo:newname"),
+        ("last", None, "zoo:newname"),
+    ):
+        published = small("zoo:one", text, alias=alias).publish(client).json()
+        assert published["alias"] == resolve(client, "zoo:shortname")["alias"] == expected
+        found = client.get("/api/v1/models", params={"q": expected.removeprefix("zoo:")}).json()["items"]
+        assert [(item["alias"], item["latest_version"]) for item in found] == [(expected, published["version"])]
+    assert "alias" not in resolve(client, "zoo:one")["manifest"]
+
+
 def test_row_8_stubs_that_differ_by_case_are_refused(client: TestClient) -> None:
     small("zoo:tiny").publish(client)
     answer = client.get("/api/v1/resolve", params={"stub": "zoo:Tiny"})

@@ -358,6 +358,19 @@ def test_cache_is_listed_and_emptied(settings: Settings) -> None:
     assert not folder.exists()
 
 
+def test_the_alias_of_a_model_that_was_published_again_without_it_is_listed(
+    settings: Settings, registry: str, tmp_path: Path
+) -> None:
+    model = build(tmp_path / "m", 3)
+    zoo.publish(model, "zoo:aliased", alias="zoo:its-short-name", settings=settings)
+    (model / "recipe.md").write_text("modifiers: []\nz: 1\n")
+    zoo.publish(model, "zoo:aliased", settings=settings)
+    zoo.pull("zoo:its-short-name", settings=settings)
+    (item,) = housekeeping.ls(settings=settings)
+    assert (item.name, item.alias) == ("zoo:aliased", "zoo:its-short-name")
+    assert "v2" in item.pins
+
+
 def test_rm_leaves_the_files_of_another_version(settings: Settings, registry: str, tmp_path: Path) -> None:
     model = build(tmp_path / "m", 3)
     zoo.publish(model, "zoo:shared", settings=settings)

@@ -22,6 +22,7 @@ from zoo.stub import PREFIX
 
 BLOCK_BITS = (9, 13, 17, 21)  # sizes of the blocks of ids that PostgreSQL's index of terms knows, as powers of 2
 _EQUAL = (*FACETS, "quantized")
+_CASELESS = "license"  # as SPDX matches its identifiers
 _LISTINGS = Listing.__table__
 _FTS = sql_table(FTS_TABLE, Column("rowid", Integer))
 _BLOCKS = ", ".join(f"'=b{bits}=' || (listings.model_id >> {bits})::text" for bits in BLOCK_BITS)
@@ -116,8 +117,9 @@ class _Search(NamedTuple):
 
     def _conditions(self, rows: FromClause) -> Iterator[ColumnElement[bool]]:
         for name in _EQUAL:
-            if (value := getattr(self.wanted, name)) is not None:
-                yield rows.c[name] == value
+            if (value := getattr(self.wanted, name)) is None:
+                continue
+            yield func.lower(rows.c[name]) == func.lower(value) if name == _CASELESS else rows.c[name] == value
         for bound in BOUNDS:
             limit, column = getattr(self.wanted, bound.wanted), rows.c[bound.column]
             if limit is not None:
@@ -195,7 +197,15 @@ def count_facets(session: Session, wanted: SearchIn, caller: Caller, limit: int)
     """How many listings match, up to `limit`, and how often those have each value of each facet."""
     rows = search(session, wanted, caller, FACETS, None, limit)
     counts = {name: Counter(row[place] for row in rows if row[place]) for place, name in enumerate(FACETS)}
-    return len(rows), counts
+    return len(rows), {**counts, _CASELESS: _without_case(counts[_CASELESS])}
+
+
+def _without_case(counts: Counter[str]) -> Counter[str]:
+    """Spellings that differ by case alone, counted together under the most frequent one."""
+    merged, spellings = Counter[str](), dict[str, str]()
+    for value, count in counts.most_common():
+        merged[spellings.setdefault(value.lower(), value)] += count
+    return merged
 
 
 def count_visible(session: Session, caller: Caller, limit: int) -> int:

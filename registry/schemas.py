@@ -85,7 +85,8 @@ class DeleteIn(_In):
 class SearchIn(BaseModel):
     """A search: every filter must hold, and every word of `q` must occur in a name, an alias or the description.
 
-    A word of three to six characters also finds longer words of names that begin with it. `f1_min` is in percent,
+    A word of three to six characters also finds longer words of names that begin with it. Upper and lower case mean the
+    same in words and in `license`. `f1_min` is in percent,
     `size_max` in bytes; `latency_max_ms` is met by the lowest median measured at batch size 1, on whatever hardware.
     """
 

@@ -70,6 +70,8 @@ def _matches(item: Mapping[str, Any], wanted: Mapping[str, object]) -> bool:
         elif key.endswith(("_min", "_max")):
             number = numbers[key[:-4]]
             fits = number is not None and (number >= value if key.endswith("_min") else number <= value)
+        elif key == "license":
+            fits = str(facts.get(key)).lower() == str(value).lower()
         else:
             fits = facts.get(key) == value
         if not fits:

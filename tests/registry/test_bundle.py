@@ -244,6 +244,7 @@ def test_the_client_reads_a_folder_that_a_plain_web_server_serves(make: Make, tm
             client.whoami()
         names = [item.name for item in zoo.search("extractive", sparsity_min=0.7, quantized=True, settings=mine).items]
         assert names == [LONG]
+        assert [item.name for item in zoo.search(license="apache-2.0", settings=mine).items] == [LONG]
         assert zoo.search("extractive", sparsity_min=0.9, settings=mine).items == ()
         assert len(zoo.search(limit=1, settings=mine).items) == 1
         assert [item.name for item in zoo.search(f1_min=87, size_max=10**9, settings=mine).items] == [LONG]

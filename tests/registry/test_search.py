@@ -71,12 +71,22 @@ def test_each_filter_narrows(client: TestClient) -> None:
         ({"quantized": "true"}, ["m0"]),
         ({"quantized": "false"}, ["m1"]),
         ({"license": "MIT", "pattern": "4block"}, ["m2"]),
+        ({"license": "mit"}, ["m2"]),
         ({"sparsity_min": "0.8"}, ["m1", "m0"]),
         ({"sparsity_min": "0.85", "sparsity_max": "0.95"}, ["m1"]),
         ({"sparsity_max": "0.1"}, []),
         ({}, ["m2", "m1", "m0"]),
     ]:
         assert names(client, **query) == expected, query
+
+
+def test_licences_that_differ_by_case_are_one_facet(client: TestClient) -> None:
+    for number, name in enumerate(("Apache-2.0", "MIT", "Apache-2.0", "apache-2.0")):
+        small(f"zoo:m{number}", metadata={"license": name}).publish(client)
+    page = client.get("/", headers={"Accept": "text/html"}).text
+    assert 'href="/?license=Apache-2.0"' in page
+    assert 'href="/?license=apache-2.0"' not in page
+    assert "3 models, newest first" in client.get("/", params={"license": "Apache-2.0"}).text
 
 
 def test_words_are_found_in_name_alias_and_description(client: TestClient) -> None:
@@ -122,6 +132,7 @@ FACTS = st.fixed_dictionaries(
     optional={
         "task": st.sampled_from(["qa", "q a", "ner", "Überschrift", "%"]),
         "pattern": st.sampled_from(["4block", "2:4"]),
+        "license": st.sampled_from(["Apache-2.0", "apache-2.0", "Apache 2.0", "LÜ-1"]),
         "quantized": st.booleans(),
         "sparsity": st.sampled_from([0, 0.3, 0.5, 0.799, 0.8, 0.95, 1]),
         "metrics": st.fixed_dictionaries({"f1": st.sampled_from([0.5, 60, 87.9, 88, 96.5])}),
@@ -133,6 +144,7 @@ WANTED = st.fixed_dictionaries(
     optional={
         "task": st.sampled_from(["qa", "q a", "ner", "überschrift"]),
         "pattern": st.sampled_from(["4block", "2:4"]),
+        "license": st.sampled_from(["Apache-2.0", "APACHE-2.0", "LÜ-1"]),
         "quantized": st.booleans(),
         "sparsity_min": st.sampled_from([0.0, 0.5, 0.8, 0.9]),
         "sparsity_max": st.sampled_from([0.0, 0.5, 0.8, 0.9]),
@@ -155,6 +167,7 @@ def expected_names(models: list[tuple[str, str, dict[str, Any]]], query: dict[st
             "sparsity_max": lambda limit: facts.get("sparsity") is not None and facts["sparsity"] <= limit,
             "f1_min": lambda limit: percent is not None and percent >= limit,
             "size_max": lambda limit: len(text) <= limit,
+            "license": lambda asked: facts.get("license", "").lower() == asked.lower(),
             "q": lambda asked: set(words(asked)) <= has and (bool(words(asked)) or not asked.strip()),
         }
         return all(checks[key](value) if key in checks else facts.get(key) == value for key, value in query.items())

@@ -11,8 +11,10 @@ join two packages, and the originals' command names.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -191,13 +193,29 @@ def main(argv: list[str] | None = None) -> NoReturn:
     Output.as_json, Output.debug = "--json" in flags, "--debug" in flags
     arguments = [*flags, *(a for a in arguments if a not in GLOBAL_FLAGS)]
     show_warnings_plainly()
+    command = typer.main.get_command(app)
     try:
-        code = app(arguments, prog_name="zoo", standalone_mode=False) or 0
+        _check_values(command, arguments)
+        code = command(arguments, prog_name="zoo", standalone_mode=False) or 0
     except BaseException as error:
         code = _exit_code(error)
         if Output.debug:
             raise
     sys.exit(code)
+
+
+def _check_values(command: Any, arguments: Sequence[str]) -> None:
+    """Raises a usage error for an option without its value, for which the parser would take the option behind it."""
+    options: dict[str, Any] = {}
+    for word, following in pairwise(arguments):
+        if word == "--":
+            return
+        if word in getattr(command, "commands", {}):
+            command = command.commands[word]
+            names = ((name, param) for param in command.params for name in (*param.opts, *param.secondary_opts))
+            options = {name: param for name, param in names if name.startswith("-")}
+        elif word in options and not options[word].is_flag and following in (*options, "--help"):
+            raise typer.BadParameter(f"{word} needs a value, and {following} is an option of its own")
 
 
 def _exit_code(error: BaseException) -> int:

@@ -16,36 +16,37 @@ app = typer.Typer()
 
 @app.command("export")
 def export_registry(
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="the bundle to write, such as models.tar")] = None,
+    target: Annotated[
+        Path, typer.Argument(metavar="TARGET", help="the bundle to write, such as models.tar; with --static a folder")
+    ],
     stubs: Annotated[
         list[str] | None,
         typer.Argument(metavar="[STUB]...", help="all versions of a model, or one: @v3; all by default"),
     ] = None,
     static: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="a folder that a web server will serve, instead of a bundle")
-    ] = None,
+        bool, typer.Option("--static", help="write all public models as plain files for any web server")
+    ] = False,
     folder: FolderOption = None,
     database_url: DatabaseOption = None,
 ) -> None:
     """Write models into one file for another registry to import; or all public ones as a folder of plain files.
 
     Example: zoo registry export models.tar zoo:minilm-l6-animals-base zoo:@acme/bert@v3 --folder /srv/zoo
-    Example: zoo registry export --static site && python -m http.server --directory site 8000,
+    Example: zoo registry export site --static && python -m http.server --directory site 8000,
     then ZOO_ENDPOINT=http://127.0.0.1:8000 zoo pull zoo:NAME
     """
     from registry import admin
 
+    if static and stubs:
+        raise typer.BadParameter(f"--static writes all public models; leave {' '.join(stubs)} out")
     settings = existing(folder, database_url)
-    if (static is None) == (file is None):
-        raise typer.BadParameter("give either FILE or --static DIR")
-    if static is not None:
+    if static:
         with step_bars() as progress:
-            plain = admin.export_static(settings, static, progress)
+            plain = admin.export_static(settings, target, progress)
         Output.emit(plain, f"{plain.models} models, {plain.versions} versions, {size_text(plain.size_bytes)}")
         return
-    assert file is not None  # noqa: S101  # one of the two is there
     with step_bars() as progress:
-        report = admin.export_bundle(settings, file, stubs or (), progress)
+        report = admin.export_bundle(settings, target, stubs or (), progress)
     Output.emit(report, f"{report.versions} versions, {report.blobs} files, {size_text(report.size_bytes)}")
 
 

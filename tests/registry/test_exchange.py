@@ -269,6 +269,22 @@ def test_row_51_a_damaged_model_is_not_exported(make: Make, tmp_path: Path) -> N
     assert list(tmp_path.glob("*models.tar*")) == []
 
 
+def test_a_folder_of_plain_files_is_exported_by_command(make: Make, tmp_path: Path) -> None:
+    settings = make(*LITE)
+    fill(settings)
+
+    def export(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "cli.py", "registry", "export", *map(str, arguments)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    for line in ([tmp_path / "one", "--static"], ["--static", tmp_path / "two"]):
+        done = export(*line, "--folder", settings.storage)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "one/api/v1/models").read_bytes() == (tmp_path / "two/api/v1/models").read_bytes()
+    done = export("plain", LONG, "--static", "--folder", settings.storage)
+    assert (done.returncode, f"leave {LONG} out" in done.stderr.replace("\n", " ")) == (2, True), done.stderr
+
+
 def test_an_operator_exports_and_imports_by_commands(make: Make, tmp_path: Path) -> None:
     def zoo(*arguments: object, code: int = 0) -> Any:
         command = [sys.executable, "cli.py", "--json", "registry", *map(str, arguments)]
@@ -288,7 +304,7 @@ def test_an_operator_exports_and_imports_by_commands(make: Make, tmp_path: Path)
     assert "left out: zoo:junk@v1: deployment/model.onnx" in zoo("import", tmp_path / "more.tar", *target, code=1)
     assert zoo("import", bundle, *target)["added"] == 0
     assert "no model zoo:nobody" in zoo("export", bundle, "zoo:nobody", "--folder", old.storage, code=1)
-    assert "either FILE or --static" in zoo("export", "--folder", old.storage, code=2)
+    assert "target" in zoo("export", "--folder", old.storage, code=2)
     with tarfile.open(tmp_path / "backup.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo("x"), io.BytesIO())
     assert "no bundle" in zoo("import", tmp_path / "backup.tar", *target, code=1)

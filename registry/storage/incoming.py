@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import time
 import uuid
@@ -13,6 +14,8 @@ from registry.errors import InvalidDigestError, UnavailableError
 
 BLOCK_BYTES = 1 << 20
 ALGORITHM = "sha256:"
+
+log = logging.getLogger(__name__)
 
 
 class IncomingFile:
@@ -91,7 +94,8 @@ class Incoming:
 
 
 def unavailable(verb: str, error: OSError) -> UnavailableError:
-    """What a caller is told of a disk's refusal."""
+    """What a caller is told of a disk's refusal; the log tells the file too."""
+    log.error("the registry can't %s its storage: %s", verb, error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UnavailableError("the registry's disk is full; nothing was stored")
     return UnavailableError(f"the registry can't {verb} its storage: {error.strerror}")

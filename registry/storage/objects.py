@@ -7,6 +7,8 @@ a lifecycle rule that aborts incomplete multipart uploads after a day.
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -25,6 +27,10 @@ Store = S3Store | MemoryStore
 PART_BYTES = 8 << 20
 MAX_PARTS = 10_000  # of S3's multipart uploads
 READ_BYTES = 8 * BLOCK_BYTES
+_CODE = re.compile(r"<Code>(\w{1,80})</Code>")
+_MAX_TOLD = 500
+
+log = logging.getLogger(__name__)
 
 
 def connect(url: str) -> S3Store:
@@ -112,6 +118,7 @@ class ObjectBlobStore(Incoming):
             obstore.put(self._store, key, file.path, chunk_size=part_bytes, max_concurrency=4)
         found = self._size(key)
         if found != file.size_bytes:
+            log.error("the bucket took %s as stored, and holds %s bytes of %s", key, found or 0, file.size_bytes)
             raise UnavailableError(f"the bucket holds {found or 0} bytes of {file.size_bytes}; send them again")
 
     def _read(self, key: str, start: int, stop: int, absent: str) -> Iterator[bytes]:
@@ -154,14 +161,27 @@ def _place(digest: str) -> str:
 
 @contextmanager
 def _guarded(verb: str) -> Iterator[None]:
-    """Turns the store's refusals into ours, without what they say of keys and signatures."""
     try:
         yield
     except (BaseError, OSError) as error:
-        if _is_refusal(error):
-            text = f"the bucket refuses to let the registry {verb}; its operator must look at the key and the clock"
-            raise UnavailableError(text) from error
-        raise UnavailableError(f"the registry can't {verb} its bucket now; try again") from error
+        raise _unavailable(verb, error) from error
+
+
+def _unavailable(verb: str, error: Exception) -> UnavailableError:
+    """What a caller is told of the store's refusal, without what it says of keys and signatures; the log tells more."""
+    log.error("the registry can't %s its bucket: %s", verb, _told(error))
+    if _is_refusal(error):
+        return UnavailableError(
+            f"the bucket refuses to let the registry {verb}; its operator must look at the key and the clock"
+        )
+    return UnavailableError(f"the registry can't {verb} its bucket now; try again")
+
+
+def _told(error: Exception) -> str:
+    """What was asked and what came of it. Of the server's own text its code alone: the rest may hold a signature."""
+    text = str(error).strip() or type(error).__name__
+    code = _CODE.search(text)
+    return text.splitlines()[0].partition(": <")[0][:_MAX_TOLD] + (f": {code[1]}" if code else "")
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -18,7 +18,8 @@ from registry.storage import BlobStore, open_store
 from registry.storage.folder import FolderBlobStore
 from registry.storage.incoming import BLOCK_BYTES
 from registry.storage.objects import PART_BYTES, READ_BYTES, ObjectBlobStore, connect
-from tests.registry.builders import digest_of
+from tests.registry.builders import digest_of, small
+from tests.registry.conftest import open_site
 from tests.registry.s3_server import BUCKET, Proxy
 
 DATA = bytes(range(256)) * 40
@@ -244,6 +245,36 @@ def test_row_49_a_skewed_clock_or_an_expired_key_fails_at_once_and_says_so(
         put(proxied, DATA)
     assert len(proxy.seen) - before == 1
     assert "secret" not in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said", "logged"),
+    [
+        (lambda handler: handler.cut(), "now; try again", "error sending request"),
+        (
+            lambda handler: handler.answer(403, b"<Error><Code>RequestTimeTooSkewed</Code><X>zoo-secret</X></Error>"),
+            "must look at the key and the clock",
+            "403 Forbidden: RequestTimeTooSkewed",
+        ),
+    ],
+    ids=["down", "refused"],
+)
+def test_row_49_a_failing_bucket_is_503_and_the_log_says_what_and_why(
+    proxy: Proxy, s3: Callable[..., str], tmp_path: Path, caplog: Any, fault: Any, said: str, logged: str
+) -> None:
+    with proxy.running() as port, open_site(Settings(storage=tmp_path, blob_store=s3(uuid.uuid4().hex, port))) as site:
+        small().publish(site.client)
+        path = f"/api/v1/blobs/{digest_of(b'weights')}"
+        assert site.client.get(path).content == b"weights"
+        proxy.faults.append(times(1_000, fault, "GET"))
+        answer = site.client.get(path)
+        assert (answer.status_code, answer.json()["code"]) == (503, "UNAVAILABLE")
+        assert said in answer.json()["detail"]
+        (told,) = [record.getMessage() for record in caplog.records if record.name == "registry.storage.objects"]
+        assert told.startswith("the registry can't read its bucket: ")
+        assert digest_of(b"weights")[7:] in told
+        assert logged in told
+        assert "secret" not in caplog.text
 
 
 def test_row_49_a_read_that_is_cut_is_asked_again(proxy: Proxy, proxied: BlobStore) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Iterable
 from urllib.parse import parse_qsl, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from registry.auth import TOKEN, hash_token, redact
 from registry.errors import ForbiddenError, InvalidRequestError, RegistryError, UnavailableError
 from registry.rate import RateLimit
-from registry.routes.problems import problem_of
+from registry.routes.problems import answer_of
 from registry.settings import LOOPBACK_NAMES, Settings
 
 SECURITY_HEADERS = {
@@ -70,7 +71,7 @@ class Guard:
         except RegistryError as error:
             if status:  # the answer has begun: all that is left is to cut it off
                 raise
-            await problem_of(error)(scope, receive, send_guarded)
+            await answer_of(Request(scope), error)(scope, receive, send_guarded)
         finally:
             self._running -= 1
             _log(scope, status, time.monotonic() - started)

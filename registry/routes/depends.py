@@ -15,8 +15,7 @@ from registry.errors import UnauthorizedError
 from registry.overview import Overviews
 from registry.service import Registry
 from registry.settings import Settings
-
-COOKIE = "zoo_token"  # of a person who signed in; it opens reading alone, so no other site can write with it
+from registry.web import COOKIE
 
 
 def _registry(request: Request) -> Registry:
@@ -58,7 +57,8 @@ def _writer(request: Request) -> Caller:
 
 
 def _at(request: Request, caller: Caller) -> Caller:
-    return replace(caller, address=request.client.host if request.client else None)
+    request.state.caller = replace(caller, address=request.client.host if request.client else None)
+    return cast("Caller", request.state.caller)
 
 
 RegistryDep = Annotated[Registry, Depends(_registry)]

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from pydantic import ValidationError
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
@@ -54,7 +54,9 @@ def _asked(request: Request) -> SearchIn:
 
 
 @router.get("/")
-def index(wanted: Annotated[SearchIn, Depends(_asked)], registry: RegistryDep, caller: CallerDep) -> Response:
+def index(
+    request: Request, wanted: Annotated[SearchIn, Depends(_asked)], registry: RegistryDep, caller: CallerDep
+) -> Response:
     """The list of models, with a search and facets."""
     found = registry.search(wanted, caller)
     fields = wanted.model_dump(mode="json", exclude_none=True, exclude_defaults=True, exclude={"cursor"})
@@ -75,7 +77,7 @@ def index(wanted: Annotated[SearchIn, Depends(_asked)], registry: RegistryDep, c
         "without": {name: f"/?{urlencode({k: v for k, v in fields.items() if k != name})}" for name in fields},
         "is_empty": not registry.count_models(caller, 1),
     }
-    return page("index.html", values)
+    return page(request, "index.html", values)
 
 
 def _shown(name: str, value: object) -> str:
@@ -97,6 +99,7 @@ def _choices(fields: Mapping[str, Any], name: str, counts: Mapping[str, int]) ->
 
 @router.get("/models/{full_name:path}")
 def model(
+    request: Request,
     full_name: Annotated[str, Path(max_length=512)],
     registry: RegistryDep,
     overviews: OverviewsDep,
@@ -131,11 +134,12 @@ def model(
         "is_trained": manifest.metadata.task in TRAINED_TASKS,
         "endpoint": settings.endpoint,
     }
-    return page("model.html", values)
+    return page(request, "model.html", values)
 
 
 @router.get("/recipes/{full_name:path}")
 def recipe(
+    request: Request,
     full_name: Annotated[str, Path(max_length=512)],
     registry: RegistryDep,
     overviews: OverviewsDep,
@@ -160,7 +164,7 @@ def recipe(
         "run": read_run(text),
         "users": overviews.recipe_users(f"{view.name}@v{view.version}", found.name, found.file.sha256, caller),
     }
-    return page("recipe.html", values)
+    return page(request, "recipe.html", values)
 
 
 @router.get("/compare")
@@ -173,6 +177,7 @@ def compare(request: Request, registry: RegistryDep, overviews: OverviewsDep, ca
     columns = [(view, Manifest.parse(view.manifest).metadata) for view in views]
     metrics = list(dict.fromkeys(name for _, facts in columns for name in facts.metrics))
     return page(
+        request,
         "compare.html",
         {
             "columns": columns,
@@ -185,11 +190,17 @@ def compare(request: Request, registry: RegistryDep, overviews: OverviewsDep, ca
     )
 
 
+@router.get("/favicon.ico")
+def icon() -> Response:
+    """The icon, for whoever asks for it without reading a page."""
+    return FileResponse(STATIC / "icon.svg")
+
+
 @router.get("/docs")
-def docs(request: Request) -> Response:
+def docs(request: Request, _caller: CallerDep) -> Response:
     """The API's reference, from its OpenAPI description."""
     description = request.app.openapi()
-    return page("docs.html", {"info": description["info"], "operations": _operations(description["paths"])})
+    return page(request, "docs.html", {"info": description["info"], "operations": _operations(description["paths"])})
 
 
 def _operations(paths: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -77,13 +77,23 @@ def problem(
 
 def problem_of(error: RegistryError) -> Response:
     """The problem document of one of our errors."""
-    status = STATUS.get(error.code, 500)
+    return problem(STATUS.get(error.code, 500), error.code, str(error), error.extras, _headers_of(error))
+
+
+def answer_of(request: Request, error: RegistryError) -> Response:
+    """The answer to a request that failed with one of our errors: a page where a person asked."""
+    if wants_page(request):
+        return error_page(request, STATUS.get(error.code, 500), str(error), error.extras, _headers_of(error))
+    return problem_of(error)
+
+
+def _headers_of(error: RegistryError) -> dict[str, str]:
     headers = dict(_HEADERS.get(error.code, {}))
     if error.code == "RANGE_INVALID":
         headers["Content-Range"] = f"bytes */{error.extras['size_bytes']}"
     if error.code == "TOO_MANY_REQUESTS":
         headers["Retry-After"] = str(error.extras["retry_after_s"])
-    return problem(status, error.code, str(error), error.extras, headers)
+    return headers
 
 
 def install(app: FastAPI) -> None:
@@ -112,9 +122,7 @@ def _with_problems(description: dict[str, Any]) -> dict[str, Any]:
 
 async def _on_registry_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RegistryError)  # noqa: S101  # starlette picks the handler by type
-    if wants_page(request):
-        return error_page(STATUS.get(error.code, 500), str(error), error.extras)
-    return problem_of(error)
+    return answer_of(request, error)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
@@ -125,7 +133,7 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
     ]
     detail = f"the request is wrong at {errors[0]['where']}: {errors[0]['reason']}"
     if wants_page(request):
-        return error_page(422, detail, {})
+        return error_page(request, 422, detail)
     return problem(422, "REQUEST_INVALID", detail, {"errors": errors})
 
 
@@ -135,7 +143,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     if isinstance(cause, RegistryError):  # FastAPI wraps what is raised while a body is read
         return await _on_registry_error(request, cause)
     if wants_page(request):
-        return error_page(error.status_code, "There is no such page.", {})
+        return error_page(request, error.status_code, "There is no such page.")
     code = _HTTP_CODES.get(error.status_code, "REQUEST_INVALID")
     headers = dict(error.headers or {}) | ({"Allow": _allowed(request)} if error.status_code == 405 else {})
     return problem(error.status_code, code, str(error.detail), None, headers)
@@ -158,7 +166,8 @@ async def _on_departure(_request: Request, _error: Exception) -> Response:
 
 async def _on_bug(request: Request, error: Exception) -> Response:
     log.error("a bug in the registry, at %s %s", request.method, ascii(request.url.path)[:200], exc_info=error)
-    return problem(500, "INTERNAL", "the registry failed; its log says where")
+    detail = "the registry failed; its log says where"
+    return error_page(request, 500, detail) if wants_page(request) else problem(500, "INTERNAL", detail)
 
 
 def _shown(part: object) -> str:

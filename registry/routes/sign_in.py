@@ -11,8 +11,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from registry.errors import InvalidRequestError, UnauthorizedError
-from registry.routes.depends import COOKIE, CallerDep, GateDep, SettingsDep
-from registry.web import page
+from registry.routes.depends import CallerDep, GateDep, SettingsDep
+from registry.web import COOKIE, page
 
 MAX_FORM_BYTES = 4_096
 HOLDS_S = 12 * 3_600
@@ -21,9 +21,9 @@ router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 
 @router.get("/sign-in")
-def show(caller: CallerDep, failed: Annotated[bool, Query()] = False) -> Response:
+def show(request: Request, caller: CallerDep, failed: Annotated[bool, Query()] = False) -> Response:
     """The form, and who is signed in."""
-    return page("sign_in.html", {"name": caller.name, "failed": failed})
+    return page(request, "sign_in.html", {"name": caller.name, "failed": failed})
 
 
 @router.post("/sign-in")

@@ -22,21 +22,42 @@ from zoo.stub import Stub
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
 MAX_COMPARED = 6
+COOKIE = "zoo_token"  # of a person who signed in; it opens reading alone, so no other site can write with it
 
 
-def page(template: str, values: Mapping[str, Any], status: int = 200) -> HTMLResponse:
+def page(
+    request: Request,
+    template: str,
+    values: Mapping[str, Any],
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> HTMLResponse:
     """A page from a template."""
-    return HTMLResponse(_environment().get_template(template).render(values), status)
+    text = _environment().get_template(template).render(values, is_signed_in=_is_signed_in(request))
+    return HTMLResponse(text, status, headers)
 
 
-def error_page(status: int, detail: str, extras: Mapping[str, Any]) -> HTMLResponse:
+def error_page(
+    request: Request,
+    status: int,
+    detail: str,
+    extras: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> HTMLResponse:
     """A page that says what went wrong, with the nearest names if there are any."""
-    return page("error.html", {"status": status, "detail": detail, "nearest": extras.get("nearest", ())}, status)
+    values = {"status": status, "detail": detail, "nearest": (extras or {}).get("nearest", ())}
+    return page(request, "error.html", values, status, headers)
 
 
 def wants_page(request: Request) -> bool:
     """Whether a person asked, with a browser, for a page."""
-    return not request.url.path.startswith("/api/") and "text/html" in request.headers.get("accept", "")
+    return not request.scope["path"].startswith("/api/") and "text/html" in request.headers.get("accept", "")
+
+
+def _is_signed_in(request: Request) -> bool:
+    """As the cookie says where nobody looked whose it is, as on the page of a path that isn't there."""
+    caller = getattr(request.state, "caller", None)
+    return COOKIE in request.cookies if caller is None else caller.name is not None
 
 
 def model_url(name: str, version: int | None = None) -> str:

@@ -197,10 +197,12 @@ def test_a_person_signs_in_to_read_and_can_not_write_so(site: Site, acme: dict[s
         assert "samesite=strict" in cookie
         assert client.get("/models/@acme/secret").status_code == 200
         assert "You read as" in client.get("/sign-in").text
+        for path in ("/", "/models/@acme/secret", "/docs", "/sign-in", "/models/nowhere", "/nothing"):
+            assert "Signed in</a>" in client.get(path, headers=HTML).text, path
         assert client.put(f"/api/v1/blobs/{digest_of(b'x')}", content=b"x").status_code == 401
         admin.revoke_token(site.settings, "acme")
         assert client.get("/models/@acme/secret").status_code == 404
-        assert client.get("/").status_code == 200
+        assert "Sign in</a>" in client.get("/").text
         client.post("/sign-out")
         assert client.get("/models/@acme/secret").status_code == 404
         crossing = client.post("/sign-in", data={"secret": secret}, headers={"Origin": "https://evil.example"})

@@ -41,6 +41,27 @@ def test_row_44_a_foreign_host_header_is_refused(sqlite_site: Site) -> None:
         assert client.get(HEALTH, headers={"Host": host}).status_code == 200, host
 
 
+def test_a_browser_gets_a_page_for_what_is_refused_before_any_route(tmp_path: Path) -> None:
+    browser = {"Accept": "text/html,application/xhtml+xml"}
+    with open_site(Settings(storage=tmp_path, requests_per_minute=6)) as site:
+        refusals = [
+            site.client.get("/", headers=browser | {"Host": "[::1"}),
+            site.client.post("/sign-in", headers=browser | {"Origin": "https://evil.example"}),
+            site.client.get("/?token=zoo_" + "x" * 43, headers=browser),
+            *(site.client.get("/docs", headers=browser) for _ in range(4)),
+        ]
+        documents = [site.client.get(path).headers["content-type"] for path in ("/docs", "/api/v1/models")]
+        api = site.client.get("/api/v1/models", headers=browser)
+    assert [answer.status_code for answer in refusals] == [400, 403, 400, 200, 200, 200, 429]
+    for answer in refusals:
+        assert answer.headers["content-type"] == "text/html; charset=utf-8"
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert 1 <= int(refusals[-1].headers["retry-after"]) <= 10
+    assert "More than 6 requests a minute" in refusals[-1].text
+    assert "ZOO_REGISTRY_TRUSTED_HOSTS" in refusals[0].text
+    assert [*documents, api.headers["content-type"]] == ["application/problem+json"] * 3
+
+
 def test_row_44_named_hosts_are_accepted(tmp_path: Path) -> None:
     given = Settings(storage=tmp_path, host=ANY, public_url="https://zoo.example:8443/", trusted_hosts=("inner",))
     with open_site(given) as site:

@@ -54,6 +54,12 @@ def get(client: TestClient, path: str, status: int = 200) -> str:
     return answer.text
 
 
+def test_the_icon_is_where_browsers_look_for_it(client: TestClient) -> None:
+    icon = client.get("/favicon.ico")
+    assert (icon.status_code, icon.headers["content-type"]) == (200, "image/svg+xml")
+    assert icon.text.startswith("<svg ")
+
+
 def test_the_list_shows_models_and_filters_without_scripts(client: TestClient) -> None:
     assert "This registry is empty" in get(client, "/")
     bert().publish(client)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from zoo.progress import ZooWarning
 from zoo.stub import Stub
@@ -139,15 +139,13 @@ def _drawn_transfer() -> Iterator[Progress]:
         yield report
 
 
-class Step(Protocol):
-    """Takes what is being done, how much of it is done, and of how much; None where that isn't known yet."""
-
-    def __call__(self, what: str, done: int, total: int | None, *, in_bytes: bool = False) -> None: ...  # noqa: D102
-
-
 @contextmanager
-def step_bars() -> Iterator[Step]:
-    """A bar for each step of long work; yields the callback that the work takes. Drawn from the first report on."""
+def step_bars() -> Iterator[Callable[..., None]]:
+    """A bar for each step of long work, drawn from the first report on; yields what is called with each.
+
+    It takes what is being done, how much of it is done, and of how much (None where that isn't known yet), and
+    `in_bytes`: what `registry.progress.Report` is.
+    """
     from rich.progress import TextColumn
 
     with ExitStack() as drawn:

@@ -9,6 +9,7 @@ from typing import Any
 import axe_core_python
 import httpx
 import pytest
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import url_contains, url_to_be
@@ -159,7 +160,8 @@ def test_signing_in_shows_what_the_token_covers(browser: Chrome, tmp_path: Path,
             for token, shown in (("zoo_unknown", "doesn't know the token"), (tokens["read"], "@acme/secret")):
                 browser.get(f"{url}/sign-in")
                 browser.find_element(By.ID, "secret").send_keys(token + Keys.ENTER)
-                WebDriverWait(browser, 10).until(lambda b, text=shown: text in b.find_element(By.ID, "main").text)
+                patience = WebDriverWait(browser, 10, ignored_exceptions=[StaleElementReferenceException])
+                patience.until(lambda b, text=shown: text in b.find_element(By.ID, "main").text)
             browser.get(f"{url}/sign-in")
             browser.find_element(By.CSS_SELECTOR, "[action='/sign-out'] button").click()
             WebDriverWait(browser, 10).until(url_to_be(f"{url}/"))

@@ -173,6 +173,12 @@ def client(site: Site) -> TestClient:
     return site.client
 
 
+@pytest.fixture
+def without_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions that were published before there was a gate are still shown."""
+    monkeypatch.setattr("registry.service.check_version", lambda *_: [])
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """Settings of a registry of its own, on each database."""

@@ -20,8 +20,8 @@ MAX_PRODUCTS = 66_311
 """Largest K for which K * 255 * 127 still fits an int32 sum."""
 CHUNK_F32 = 128
 """Input channels that the sparse float32 kernel walks at a time: 4 tiles of them are 32 KiB, an L1 cache."""
-CHUNK = 384
-"""Most input channels that the sparse kernel walks at a time: 4 tiles of them are 24 KiB of a 32 KiB L1 cache."""
+CHUNK = 512
+"""Most input channels that the sparse kernel walks at a time: 4 tiles of them are 32 KiB, an L1 cache."""
 
 Array = NDArray[Any]
 

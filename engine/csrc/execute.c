@@ -32,7 +32,7 @@ typedef struct job {
 static spw_tiles tiles_of(const spw_session *s, uint32_t id) {
   if (id == SPW_ABSENT) return (spw_tiles){NULL, 0};
   const spw_file_buffer *b = &s->plan->buffers[id];
-  return (spw_tiles){s->arena + b->offset * s->tiles, spw_buffer_tile_bytes(b)};
+  return (spw_tiles){s->arena + b->offset * s->tiles, spw_buffer_stride(b)};
 }
 
 static uint32_t channels_of(const spw_session *s, uint32_t id) { return s->plan->buffers[id].channels; }

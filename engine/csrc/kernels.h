@@ -1,7 +1,7 @@
 /* What every kernel computes, and on which memory. `kernels.def` lists the kernels.
  *
  * A tile is 16 tokens, one in each lane. float32 buffers are [tile][C][16], uint8 buffers
- * [tile][ceil(C/4)][16][4]; a stride is the size of one tile in bytes. Every lane does what a scalar loop
+ * [tile][ceil(C/4)][16][4]; a stride is the distance from tile to tile in bytes, SPW_TILE_GAP more than a tile's size. Every lane does what a scalar loop
  * over that token would do, in the same order on every instruction set: that, and no compiler contraction,
  * is why results don't depend on the instruction set, the threads or the batch.
  *
@@ -17,6 +17,7 @@
 
 enum {
   SPW_LANES = 16,
+  SPW_TILE_GAP = 256, /* bytes between tiles: where tiles lie whole pages apart, caches mistake one for another */
   SPW_ROW_BLOCK = 8, /* rows of a packed dense weight that lie together: [N/8][K/4][8][4] or [N/8][K][8] */
   SPW_SPARSE_TILES = 4, /* most tiles that one pass over a sparse weight computes, and */
   SPW_SPARSE_ROWS = 256, /* the rows whose sums wait in memory meanwhile */

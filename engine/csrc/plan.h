@@ -16,7 +16,7 @@
 
 #define SPW_MAGIC "SPWPLAN\0"
 enum {
-  SPW_FORMAT_VERSION = 3,
+  SPW_FORMAT_VERSION = 4,
   SPW_BYTE_ORDER = 0x01020304,
   SPW_ABSENT = 0xffffffff, /* a buffer or input that a step doesn't have */
   SPW_MAX_CHANNELS = 1 << 20,
@@ -104,6 +104,7 @@ struct spw_plan {
 };
 
 size_t spw_buffer_tile_bytes(const spw_file_buffer *buffer);
+size_t spw_buffer_stride(const spw_file_buffer *buffer);
 spw_status spw_plan_check(spw_plan *plan, spw_error *error);
 spw_status spw_steps_check(spw_plan *plan, spw_error *error);
 void spw_plan_retain(spw_plan *plan);

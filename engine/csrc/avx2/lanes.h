@@ -32,6 +32,10 @@ SPW_INLINE vf vf_div(vf a, vf b) { return PAIR(vf, _mm256_div_ps); }
 SPW_INLINE vf vf_min(vf a, vf b) { return PAIR(vf, _mm256_min_ps); }
 SPW_INLINE vf vf_max(vf a, vf b) { return PAIR(vf, _mm256_max_ps); }
 SPW_INLINE vf vf_sqrt(vf a) { return (vf){_mm256_sqrt_ps(a.lo), _mm256_sqrt_ps(a.hi)}; }
+SPW_INLINE vf vf_abs(vf a) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return (vf){_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi)};
+}
 SPW_INLINE vf vf_fma(vf a, vf b, vf c) {
   return (vf){_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
@@ -110,13 +114,6 @@ SPW_INLINE vacc vacc_dot(vacc a, vx x, vw w) {
 SPW_INLINE vi vacc_sum(vacc a) {
   return (vi){_mm256_permute4x64_epi64(_mm256_hadd_epi32(a.v[0], a.v[1]), 0xd8),
               _mm256_permute4x64_epi64(_mm256_hadd_epi32(a.v[2], a.v[3]), 0xd8)};
-}
-SPW_INLINE vacc vacc_load(const void *p) {
-  vi a = vi_load(p);
-  __m256i zero = _mm256_setzero_si256();
-  __m256i lo = _mm256_permute4x64_epi64(a.lo, 0xd8), hi = _mm256_permute4x64_epi64(a.hi, 0xd8);
-  return (vacc){{_mm256_unpacklo_epi32(lo, zero), _mm256_unpackhi_epi32(lo, zero),
-                 _mm256_unpacklo_epi32(hi, zero), _mm256_unpackhi_epi32(hi, zero)}};
 }
 
 #endif

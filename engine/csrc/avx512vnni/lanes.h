@@ -32,6 +32,7 @@ SPW_INLINE vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
 SPW_INLINE vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
 SPW_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 SPW_INLINE vf vf_sqrt(vf a) { return _mm512_sqrt_ps(a); }
+SPW_INLINE vf vf_abs(vf a) { return _mm512_abs_ps(a); }
 SPW_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 #define SPW_VF4
 typedef __m512 vf4;
@@ -70,7 +71,6 @@ SPW_INLINE vw vw_load(const int8_t *p) {
 SPW_INLINE vw4 vw4_load(const int8_t *p) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)); }
 #define vw4_at(four, i) _mm512_shuffle_epi32((four), (i) * 0x55)
 SPW_INLINE vacc vacc_zero(void) { return _mm512_setzero_si512(); }
-SPW_INLINE vacc vacc_load(const void *p) { return _mm512_loadu_si512(p); }
 SPW_INLINE vacc vacc_dot(vacc a, vx x, vw w) { return _mm512_dpbusd_epi32(a, x, w); }
 SPW_INLINE vi vacc_sum(vacc a) { return a; }
 /* GCC 12 broadcasts the weights by an instruction of its own; without it, more of what follows can start early. */

@@ -30,7 +30,6 @@ SPW_INLINE vw vw_load(const int8_t *p) {
 SPW_INLINE vw4 vw4_load(const int8_t *p) { return p; }
 SPW_INLINE vw vw4_at(vw4 four, int i) { return vw_load(four + 4 * i); }
 SPW_INLINE vacc vacc_zero(void) { return vi_set1(0); }
-SPW_INLINE vacc vacc_load(const void *p) { return vi_load(p); }
 SPW_INLINE vacc vacc_dot(vacc a, vx x, vw w) { return (vacc){dot_256(a.lo, x.lo, w), dot_256(a.hi, x.hi, w)}; }
 SPW_INLINE vi vacc_sum(vacc a) { return a; }
 

@@ -4,10 +4,18 @@
 
 #include "product.h"
 
-SPW_INLINE vf linear_value(const spw_linear_u8 *step, uint32_t row, vi sum, const spw_activation activation) {
+SPW_INLINE vf linear_value(const spw_linear_u8 *step, uint32_t row, vi sum) {
   vf value = vi_to_float(vi_sub(sum, vi_set1(step->correction[row])));
-  value = vf_fma(value, vf_set1(step->scale[row]), vf_set1(step->bias[row]));
-  return step->quantized && activation == SPW_GELU ? vf_gelu_short(value) : vf_activation(value, activation);
+  return vf_fma(value, vf_set1(step->scale[row]), vf_set1(step->bias[row]));
+}
+
+SPW_INLINE void activate4(vf values[4], bool quantized, const spw_activation activation) {
+  if (quantized && activation == SPW_GELU) {
+    vf_gelu_short4(values);
+    return;
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) values[i] = vf_activation(values[i], activation);
 }
 
 /* Row `row` + r of tile t has its sums at [r * tiles + t]. Of the rows, those below n exist in a float32 y. */
@@ -19,8 +27,8 @@ SPW_INLINE void store_values(const spw_linear_u8 *step, uint32_t tile, const uin
     uint8_t *y = step->y.base + (tile + t) * step->y.stride;
     vf values[4];
 #pragma GCC unroll 4
-    for (uint32_t r = 0; r < 4; r++)
-      values[r] = linear_value(step, row + r, vi_load(sums + (r * tiles + t) * 64), activation);
+    for (uint32_t r = 0; r < 4; r++) values[r] = linear_value(step, row + r, vi_load(sums + (r * tiles + t) * 64));
+    activate4(values, step->quantized, activation);
     if (step->quantized) {
 #pragma GCC unroll 4
       for (uint32_t r = 0; r < 4; r++) values[r] = vf_mul(values[r], inverse);

@@ -35,14 +35,18 @@ SPW_INLINE void add_own(const uint8_t *const *x, stream *from, uint32_t count, c
   *from = (stream){weights, indices};
 }
 
-SPW_INLINE void load_sums(const uint8_t *sums, const uint32_t tiles, bool first, vacc *acc) {
+SPW_INLINE void clear(const uint32_t tiles, vacc *acc) {
 #pragma GCC unroll 8
-  for (uint32_t t = 0; t < tiles; t++) acc[t] = first ? vacc_zero() : vacc_load(sums + t * 64);
+  for (uint32_t t = 0; t < tiles; t++) acc[t] = vacc_zero();
 }
 
-SPW_INLINE void store_sums(const vacc *acc, const uint32_t tiles, uint8_t *sums) {
+/* Adds a chunk's sums to those of the chunks before: at its end, so that no product waits for the second-level cache. */
+SPW_INLINE void store_sums(const vacc *acc, const uint32_t tiles, bool first, uint8_t *sums) {
 #pragma GCC unroll 8
-  for (uint32_t t = 0; t < tiles; t++) vi_store(sums + t * 64, vacc_sum(acc[t]));
+  for (uint32_t t = 0; t < tiles; t++) {
+    vi sum = vacc_sum(acc[t]);
+    vi_store(sums + t * 64, first ? sum : vi_add(sum, vi_load(sums + t * 64)));
+  }
 }
 
 #if SPARSE_PAIRS
@@ -72,13 +76,13 @@ SPW_INLINE void add_shared(const uint8_t *const *x, stream *from, uint32_t count
 SPW_INLINE void add_pair(const uint8_t *const *x, stream *from, const uint16_t *counts, const uint32_t tiles,
                          bool first, uint8_t *sums_a, uint8_t *sums_b) {
   vacc a[SPARSE_TILES], b[SPARSE_TILES];
-  load_sums(sums_a, tiles, first, a);
-  load_sums(sums_b, tiles, first, b);
+  clear(tiles, a);
+  clear(tiles, b);
   add_shared(x, from, counts[0], tiles, a, b);
   add_own(x, from, counts[1], tiles, a);
   add_own(x, from, counts[2], tiles, b);
-  store_sums(a, tiles, sums_a);
-  store_sums(b, tiles, sums_b);
+  store_sums(a, tiles, first, sums_a);
+  store_sums(b, tiles, first, sums_b);
 }
 #else
 /* Adds a row's blocks among the `count` groups in which both rows have one: every other block at `weights`. */
@@ -95,10 +99,10 @@ SPW_INLINE void add_pair(const uint8_t *const *x, stream *from, const uint16_t *
   for (uint32_t r = 0; r < 2; r++) {
     uint8_t *sums = r == 0 ? sums_a : sums_b;
     vacc acc[SPARSE_TILES];
-    load_sums(sums, tiles, first, acc);
+    clear(tiles, acc);
     add_half(x, from->weights + r * 4, from->indices, counts[0], tiles, acc);
     add_own(x, &own, counts[1 + r], tiles, acc);
-    store_sums(acc, tiles, sums);
+    store_sums(acc, tiles, first, sums);
   }
   *from = own;
 }

@@ -54,6 +54,7 @@ MAP2(vf_sub, vf, vf, vsubq_f32)
 MAP2(vf_mul, vf, vf, vmulq_f32)
 MAP2(vf_div, vf, vf, vdivq_f32)
 MAP1(vf_sqrt, vf, vf, vsqrtq_f32)
+MAP1(vf_abs, vf, vf, vabsq_f32)
 /* b where the two are unordered, unlike Arm's own instructions. */
 MAP2(vf_min, vf, vf, lesser)
 MAP2(vf_max, vf, vf, greater)
@@ -124,10 +125,6 @@ SPW_INLINE vw vw4_at(vw4 four, int i) {
 SPW_INLINE vacc vacc_zero(void) {
   int32x4_t zero = vdupq_n_s32(0);
   return (vacc){{zero, zero, zero, zero}, zero};
-}
-SPW_INLINE vacc vacc_load(const void *p) {
-  vi a = vi_load(p);
-  return (vacc){{a.v[0], a.v[1], a.v[2], a.v[3]}, vdupq_n_s32(0)};
 }
 SPW_INLINE vacc vacc_dot(vacc a, vx x, vw w) {
   for (int i = 0; i < 4; i++) a.v[i] = vdotq_s32(a.v[i], x.v[i], w);

@@ -37,6 +37,7 @@ SPW_INLINE vf vf_sub(vf a, vf b) { EACH(vf, a.v[l] - b.v[l]); }
 SPW_INLINE vf vf_mul(vf a, vf b) { EACH(vf, a.v[l] * b.v[l]); }
 SPW_INLINE vf vf_div(vf a, vf b) { EACH(vf, a.v[l] / b.v[l]); }
 SPW_INLINE vf vf_sqrt(vf a) { EACH(vf, sqrtf(a.v[l])); }
+SPW_INLINE vf vf_abs(vf a) { EACH(vf, fabsf(a.v[l])); }
 /* b where the two are unordered, as the x86 instructions have it. */
 SPW_INLINE vf vf_min(vf a, vf b) { EACH(vf, a.v[l] < b.v[l] ? a.v[l] : b.v[l]); }
 SPW_INLINE vf vf_max(vf a, vf b) { EACH(vf, a.v[l] > b.v[l] ? a.v[l] : b.v[l]); }
@@ -113,11 +114,6 @@ typedef const int8_t *vw4;
 SPW_INLINE vw4 vw4_load(const int8_t *p) { return p; }
 SPW_INLINE vw vw4_at(vw4 four, int i) { return vw_load(four + 4 * i); }
 SPW_INLINE vacc vacc_zero(void) { EACH(vacc, 0); }
-SPW_INLINE vacc vacc_load(const void *p) {
-  vacc r;
-  memcpy(r.v, p, sizeof r.v);
-  return r;
-}
 /* Per lane: the accumulator plus the exact sum of the four products. */
 SPW_INLINE vacc vacc_dot(vacc a, vx x, vw w) {
   for (int l = 0; l < 16; l++)

@@ -105,12 +105,16 @@ def test_integer_linear_with_scale_activation_and_quantization(
 
 
 def test_bytes_of_gelu_are_those_of_the_exact_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A short-cut in GELU moves values over a byte's edge, which later layers multiply: see docs/results.md."""
+    """A short-cut in GELU moves values over a byte's edge, which later layers multiply: see docs/results.md.
+
+    Negative results in fine steps: there float32 itself moves the fewest.
+    """
     rng = np.random.default_rng(2)
     x, weight = rng.integers(0, 256, (600, 24)), rng.integers(-127, 128, (400, 24))
-    scale, bias = np.full(400, 5e-5, np.float32), rng.normal(0, 0.5, 400).astype(np.float32)
-    exact = apply("gelu", ((x - 128) @ weight.T) * scale.astype(np.float64) + bias)
-    b, q = Builder("ids"), Quantization(0.012, 20)
+    scale, bias = np.full(400, 2e-5, np.float32), rng.uniform(-3, 0, 400).astype(np.float32)
+    value = (((x - 128) @ weight.T) * scale.astype(np.float64) + bias).astype(np.float32)
+    exact = apply("gelu", value.astype(np.float64))
+    b, q = Builder("ids"), Quantization(0.0007, 250)
     options = {"zero_point": 128, "scale": scale, "bias": bias, "activation": "gelu", "quantization": q}
     program = b.done(y=b.linear_u8(b.linear_u8(b.bytes(x), weight, **options), np.eye(400)))
     stored = run_all(monkeypatch, program, {"ids": ids(600)})["y"][0]

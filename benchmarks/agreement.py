@@ -44,7 +44,7 @@ class Gelu(OpRun):
 
     def _run(self, x: NDArray[np.float64], approximate: str = "none") -> tuple[NDArray[np.float64]]:
         if approximate != "none":
-            raise NotImplementedError(f"Gelu(approximate={approximate!r})")
+            raise ValueError(f"the model approximates Gelu by {approximate!r}; only the exact one is evaluated")
         return (np.asarray(x * (1 + _ERF(x / math.sqrt(2))) / 2),)
 
 

@@ -297,8 +297,9 @@ def check_alias(caller: Caller, name: str, alias: str | None) -> None:
     """Raises `ForbiddenError` or `InvalidManifestError` for an alias that the caller may not give this model."""
     if alias is None:
         return
-    check_may_write(caller, alias.removeprefix(PREFIX))
-    if scope_of(alias.removeprefix(PREFIX)) != scope_of(name.removeprefix(PREFIX)):
+    short_name = alias.removeprefix(PREFIX)
+    check_may_write(caller, short_name)
+    if scope_of(short_name) != scope_of(name.removeprefix(PREFIX)):
         raise InvalidManifestError(f"the alias {alias} lies in another scope than {name}")
 
 
@@ -312,9 +313,10 @@ def _claim(session: Session, manifest: Manifest, alias: str | None, caller: Call
         raise _taken(manifest.name, model, caller)
     queries.lock_model(session, model)
     if alias:
-        holder = queries.holder_of(session, alias.removeprefix(PREFIX))
+        short_name = alias.removeprefix(PREFIX)
+        holder = queries.holder_of(session, short_name)
         if holder is None:
-            queries.add_name(session, model, alias.removeprefix(PREFIX))
+            queries.add_name(session, model, short_name)
         elif holder.id != model.id:
             raise _taken(alias, holder, caller)
     return model

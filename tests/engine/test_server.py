@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import PipelineError
-from engine.server import ServerSettings, SettingsError, create_app, read_config, serve
+from engine.server import ServerSettings, SettingsError, create_app, serve
 from engine.server.errors import BusyError
 from engine.server.workers import Workers
 from tests.engine.tiny_models import ENGINES, question_answering_model, text_classification_model
@@ -491,100 +491,6 @@ def test_a_port_that_is_taken_is_named(server: Server, folder: Path) -> None:
     port = int(server.url.rsplit(":", 1)[1])
     with pytest.raises(SettingsError, match=f"port {port}.*choose another"):
         serve(ServerSettings.checked({"endpoints": [endpoint(folder)], "port": port}, "test"))
-
-
-# settings
-
-
-def write(tmp_path: Path, text: str) -> Path:
-    path = tmp_path / "server.yaml"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_config_of_the_endpoint_generation(tmp_path: Path) -> None:
-    config = read_config(
-        write(
-            tmp_path,
-            """
-num_cores: 2
-num_workers: 3
-engine_thread_pinning: core
-loggers: {prometheus: {port: 6100}}
-endpoints:
-  - task: question_answering
-    route: /squad/predict
-    model: a/b
-    bucketing: {sequence_lengths: [64, 128]}
-    kwargs: {doc_stride: 64}
-  - {task: qa, model: c, name: second, batch_size: 8}
-  - {task: text-classification, model: d}
-""",
-        ),
-        port=9000,
-        host=None,
-    )
-    assert config.names() == ["question_answering", "second", "text_classification"]
-    assert (config.port, config.host, config.workers()) == (9000, "127.0.0.1", 3)
-    cores = {"num_cores": 2, "num_streams": 3}
-    given = {"batch_size": 1, "sequence_length": 128, "doc_stride": 64}
-    assert config.endpoints[0].options(2, 3) == {**cores, **given}
-    assert config.unused() == ["engine_thread_pinning", "loggers"]
-
-
-def test_config_of_the_first_generation(tmp_path: Path) -> None:
-    config = read_config(
-        write(
-            tmp_path,
-            """
-workers: 2
-models:
-  - {task: question_answering, model_path: a, batch_size: 1, alias: squad, engine_type: onnxruntime, scheduler: sync}
-""",
-        )
-    )
-    assert (config.names(), config.num_workers) == (["squad"], 2)
-    assert config.endpoints[0].options(None, None)["engine_type"] == "onnxruntime"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "holds no mapping"),
-        ("endpoints: []", "endpoints"),
-        ("endpoints: [", "isn't usable YAML"),
-        ("a: &a [*a]\nendpoints: *a", "endpoints"),
-        ("port: 1\nport: 2", "isn't usable YAML"),
-        ("!!python/object/apply:os.system [ls]", "isn't usable YAML|holds no mapping"),
-        ("[" * 1500, "isn't usable YAML"),
-        ("endpoints: [{task: qa, model: a}]\nworker: 2", "worker: Extra inputs"),
-        ("endpoints: [{task: qa, model: a, batchsize: 2}]", "endpoints.0.batchsize: Extra inputs"),
-        ("endpoints: [{task: yolo, model: a}]", "no task is named 'yolo'"),
-        ("endpoints: [{task: qa, model: a}]\nport: '1'", "port"),
-        ("endpoints: [{task: qa, model: a, route: predict}]", "route"),
-        ("endpoints: [{task: qa, model: a, route: /config}]", "one of the server's own"),
-        ("endpoints: [{task: qa, model: a, name: x}, {task: qa, model: b, name: x}]", "share the name x"),
-        ("endpoints: [{task: qa, model: a, name: ../x}]", "name"),
-        ("endpoints: [{task: qa, model: a, kwargs: {batch_size: 2}}]", "kwargs may not hold"),
-        ("models: 3", "models: must be a list"),
-        ("models: [3]", "must be a mapping"),
-    ],
-)
-def test_wrong_configs_are_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
-    path = write(tmp_path, text)
-    with pytest.raises(SettingsError, match=message) as caught:
-        read_config(path)
-    assert str(path) in str(caught.value)
-
-
-def test_config_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="can't be read"):
-        read_config(tmp_path / "none.yaml")
-    (tmp_path / "latin.yaml").write_bytes(b"\xe9: 1")
-    with pytest.raises(SettingsError, match="isn't UTF-8"):
-        read_config(tmp_path / "latin.yaml")
-    with pytest.raises(SettingsError, match="is larger than"):
-        read_config(write(tmp_path, "#" * 2**21))
 
 
 def test_a_wrong_folder_or_option_is_told_before_the_server_starts(folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,18 +25,6 @@ from zoo.settings import Patience, Settings
 
 LONG = "zoo:nlp/question_answering/bert-base_cased/pytorch/huggingface/squad-augmented/pruned80_quant-none-vnni"
 QUICK = Patience(connect_s=1, read_s=5, request_s=5, total_s=5, attempts=3, first_wait_s=0.01, longest_wait_s=0.05)
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(tmp_path_factory.mktemp("registry")) as url:
-        yield url
-
-
-@pytest.fixture
-def proxy(registry: str) -> Iterator[FaultServer]:
-    with FaultServer(upstream=registry).running() as running:
-        yield running
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from onnx import TensorProto, helper
 
 import zoo
 from tests.registry.builders import graph
-from tests.zoo.live_registry import serving
 from zoo.errors import CheckError, NotFoundError
 from zoo.layout import read_layout
 from zoo.replay import replay
@@ -25,12 +23,6 @@ from zoo.stub import Stub
 
 ROOT = Path(__file__).parents[2]
 X = np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(tmp_path_factory.mktemp("registry")) as url:
-        yield url
 
 
 @pytest.fixture

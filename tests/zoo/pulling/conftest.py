@@ -1,8 +1,7 @@
-"""A registry with a model, a faulty way to it, and a cache to pull into."""
+"""A registry with a model, and a cache to pull into."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,22 +9,8 @@ import pytest
 
 import zoo
 from tests.zoo.fault_server import FaultServer
-from tests.zoo.live_registry import serving
 from tests.zoo.pulling.models import LONG, QUICK, SHORT, build
 from zoo.settings import Settings
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(tmp_path_factory.mktemp("registry")) as url:
-        yield url
-
-
-@pytest.fixture
-def proxy(registry: str) -> Iterator[FaultServer]:
-    """The real registry behind a server that counts requests and can misbehave."""
-    with FaultServer(upstream=registry).running() as running:
-        yield running
 
 
 @pytest.fixture

@@ -89,6 +89,12 @@ def usable_isas() -> list[str]:
     return [name for name in _isas() if lib.spw_isa_supported(name.encode())]
 
 
+def runs_code() -> bool:
+    """Whether plans may hold machine code: this CPU and this system can run it, and SPARROW_CODE isn't 0."""
+    _, lib = load_library()
+    return os.environ.get("SPARROW_CODE") != "0" and bool(lib.spw_code_supported())
+
+
 def _isas() -> list[str]:
     ffi, lib = load_library()
     names = itertools.takewhile(lambda name: name != ffi.NULL, map(lib.spw_isa_name, itertools.count()))

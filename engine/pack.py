@@ -75,10 +75,15 @@ def even_chunk(depth: int, most: int = CHUNK) -> int:
     return round_up(-(-depth // -(-depth // most)), 4)
 
 
+def blocks_s8(weight: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Weight [N, K] as blocks [N padded, K/4 rounded up, 4]."""
+    padded = pad_integer(weight)
+    return padded.reshape(len(padded), -1, 4)
+
+
 def sparse_s8(weight: NDArray[np.int8], chunk: int | None = None) -> pairing.PairedWeight:
     """The non-zero blocks of weight [N, K] in the order that the sparse kernel walks them."""
-    padded = pad_integer(weight)
-    return pairing.pack(padded.reshape(len(padded), -1, 4), chunk or even_chunk(padded.shape[1]))
+    return pairing.pack(blocks_s8(weight), chunk or even_chunk(weight.shape[1]))
 
 
 def sparse_f32(weight: NDArray[np.float32], chunk: int = CHUNK_F32) -> SparseWeight:

@@ -24,7 +24,7 @@ from engine.program import Buffer, Program
 from engine.records import ABSENT, OPS, Record, writer
 
 MAGIC: Final = b"SPWPLAN\0"
-FORMAT_VERSION: Final = 4
+FORMAT_VERSION: Final = 5
 WRITE_BYTES: Final = 8 << 20
 """A file that is written in such pieces lies in large pages of the page cache, where the system has them."""
 BYTE_ORDER: Final = 0x01020304

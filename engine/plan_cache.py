@@ -33,7 +33,7 @@ from typing import Any, Self
 
 import engine
 from engine.errors import EngineError, ModelError
-from engine.library import default_isa, library_version
+from engine.library import default_isa, library_version, runs_code
 from engine.runtime import CompiledModel
 
 FOLDER = ".sparrow"
@@ -211,10 +211,12 @@ def open_model(
 
 
 def source_of(files: Files, isa: str) -> bytes:
-    """The 32 bytes that name what a plan is made from: files by path and content, instruction set, compiler."""
+    """The 32 bytes that name what a plan is made from: files by path and content, instruction set, compiler,
+    and whether it may hold machine code."""
     parts = {
         "files": {name: file.sha256 for name, file in files.items()},
         "isa": isa,
+        "code": runs_code(),
         "compiler": compiler_digest(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()
@@ -245,7 +247,7 @@ def _compile(model: Path, isa: str, opener: Opener, shelf: _Shelf | None) -> Com
 
     graph = onnx_reader.read(model)
     states = {name: FileState.of(status) for name, status in graph.files.items()}
-    program = cost_model.choose(compiler.compile_graph(graph), isa)
+    program = cost_model.choose(compiler.compile_graph(graph), isa, code=runs_code())
     del graph
     if shelf is None:
         return opener(plan.encode(program))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 BufferId = int
 Activation = Literal["none", "gelu", "relu", "tanh"]
-Layout = Literal["sparse", "dense"]
+Layout = Literal["sparse", "dense", "code"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import cost_model, pack
+from engine import codegen, cost_model, pack
 from engine.program import (
     Activate,
     Activation,
@@ -45,6 +45,7 @@ OPS: Final = (
     "output",
     "dequantize",
     "sparse_f32",
+    "code_u8",
 )
 ACTIVATIONS: Final[tuple[Activation, ...]] = ("none", "gelu", "relu", "tanh")
 SOURCES: Final = ("input", "position", "constant")
@@ -145,9 +146,14 @@ def _linear_u8(step: LinearU8, _: Program) -> Record:
         pack.correction(step.weight, step.zero_point),
     )
     attributes = [depth, rows, ACTIVATIONS.index(step.activation), zero_point]
-    if (step.layout or cost_model.layout(step.weight)) == "dense":
+    layout = step.layout or cost_model.layout(step.weight)
+    if layout == "dense":
         blobs = (pack.dense_s8(step.weight), *per_row)
         return Record("linear_u8", step.name, (step.input,), (step.out,), attributes, (scale,), blobs)
+    if layout == "code":
+        coded = codegen.generate(pack.blocks_s8(step.weight), -per_row[2])
+        packed = (coded.content, *per_row[:2], None, coded.parts)
+        return Record("code_u8", step.name, (step.input,), (step.out,), attributes, (scale,), packed)
     sparse = pack.sparse_s8(step.weight)
     attributes.append(sparse.chunk)
     packed = (sparse.blocks, *per_row, sparse.starts, sparse.indices)

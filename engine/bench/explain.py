@@ -16,7 +16,7 @@ from engine.pipelines.model_folder import find_model_folder
 from engine.runtime import CompiledModel, Peaks, StepInfo
 
 _TILE = 16
-_INTEGER = ("gemm_s8", "spmm_s8", "attention_u8")
+_INTEGER = ("gemm_s8", "spmm_s8", "code_s8", "attention_u8")
 _FLOAT = ("gemm_f32", "spmm_f32", "attention_f32")
 _FEW_TOKENS = 64
 _SMALL_SHARE = 0.005

@@ -9,11 +9,20 @@ static const char *const kernels[SPW_OP_COUNT] = {
     [SPW_ATTENTION_F32] = "attention_f32", [SPW_ATTENTION_U8] = "attention_u8",
     [SPW_ADD] = "add",             [SPW_ACTIVATE] = "activate",
     [SPW_SPARSE_F32] = "spmm_f32", [SPW_SELECT] = "select",       [SPW_OUTPUT] = "output",
-    [SPW_DEQUANTIZE] = "dequantize",
+    [SPW_DEQUANTIZE] = "dequantize", [SPW_CODE_U8] = "code_s8",
 };
 
 static bool is_linear(uint32_t op) {
-  return op == SPW_LINEAR_F32 || op == SPW_SPARSE_F32 || op == SPW_LINEAR_U8 || op == SPW_SPARSE_U8;
+  return op == SPW_LINEAR_F32 || op == SPW_SPARSE_F32 || op == SPW_LINEAR_U8 || op == SPW_SPARSE_U8 ||
+         op == SPW_CODE_U8;
+}
+
+static uint64_t weight_bytes(const spw_plan *plan, const spw_file_step *step) {
+  if (step->op != SPW_CODE_U8) return step->blobs[BLOB_WEIGHTS].size;
+  const spw_code_part *parts = spw_blob(plan, step, BLOB_STARTS);
+  uint64_t values = 0, rows = step->blobs[BLOB_BIAS].size / sizeof(float);
+  for (uint64_t i = 0; i < step->blobs[BLOB_STARTS].size / sizeof *parts; i++) values += parts[i].values;
+  return 4 * (values - rows);
 }
 
 static bool is_attention(uint32_t op) { return op == SPW_ATTENTION_F32 || op == SPW_ATTENTION_U8; }
@@ -39,7 +48,7 @@ spw_status spw_plan_step(const spw_plan *plan, uint32_t index, spw_step_info *in
       .activation = linear ? s->attributes[LINEAR_ACTIVATION] : 0,
       .heads = attention ? s->attributes[ATTENTION_HEADS] : 0,
       .head_dim = attention ? s->attributes[ATTENTION_HEAD_DIM] : 0,
-      .weight_bytes = linear ? s->blobs[BLOB_WEIGHTS].size : 0,
+      .weight_bytes = linear ? weight_bytes(plan, s) : 0,
       .tile_bytes_read = tile_bytes(plan, s->in, 4),
       .tile_bytes_written = tile_bytes(plan, s->out, 2),
   };

@@ -7,6 +7,7 @@
 
 enum {
   ITEMS_PER_THREAD = 4,   /* so that a thread that starts late holds nobody up */
+  FETCH_AHEAD = 1 << 14,  /* bytes of the next layer's code that are fetched */
   ITEM_ROWS = 128,        /* fewest rows of a linear layer that are worth an item */
   ATTENTION_TILES = 12    /* most query tiles of one item; each item converts its keys and values again */
 };
@@ -217,10 +218,34 @@ static void spmm_s8_item(void *context, uint32_t item, uint32_t worker) {
   j->kernels->spmm_s8(&j->args.linear_u8, r[0], r[1], r[2], r[3], scratch_of(j, worker));
 }
 
+static void code_s8_item(void *context, uint32_t item, uint32_t worker) {
+  const job *j = context;
+  uint32_t r[4];
+  linear_part(j, item, 1, SPW_CODE_ROWS, r);
+  j->kernels->code_s8(&j->args.linear_u8, r[0], r[1], r[2], r[3], scratch_of(j, worker));
+}
+
+/* A coded layer's first part is fetched while the one before it runs its last. */
+static void find_code(job *j) {
+  const spw_plan *plan = j->session->plan;
+  spw_linear_u8 *args = &j->args.linear_u8;
+  args->parts = spw_blob(plan, j->step, BLOB_STARTS);
+  args->weights_end = (const uint8_t *)args->weights + j->step->blobs[BLOB_WEIGHTS].size;
+  args->next_code = args->next_code_end = args->weights_end;
+  const spw_file_step *end = plan->steps + plan->header.step_count;
+  for (const spw_file_step *next = j->step + 1; next < end; next++) {
+    if (next->op != SPW_CODE_U8) continue;
+    args->next_code = spw_blob(plan, next, BLOB_WEIGHTS);
+    uint64_t size = next->blobs[BLOB_WEIGHTS].size;
+    args->next_code_end = args->next_code + (size < FETCH_AHEAD ? size : FETCH_AHEAD);
+    return;
+  }
+}
+
 static void run_linear_u8(job *j) {
   const spw_session *s = j->session;
   const spw_file_step *step = j->step;
-  bool sparse = step->op == SPW_SPARSE_U8;
+  bool sparse = step->op == SPW_SPARSE_U8, coded = step->op == SPW_CODE_U8;
   j->args.linear_u8 = (spw_linear_u8){
       .x = tiles_of(s, step->in[0]),
       .y = tiles_of(s, step->out[0]),
@@ -237,7 +262,10 @@ static void run_linear_u8(job *j) {
       .quantized = s->plan->buffers[step->out[0]].is_u8,
       .out = {step->scalars[0], (int32_t)step->attributes[LINEAR_OUT_ZERO]},
   };
-  if (sparse) {
+  if (coded) {
+    find_code(j);
+    run_linear(j, code_s8_item, step->attributes[LINEAR_N], at_least(4, divide_up(j->tiles, spw_pool_threads(s->pool))));
+  } else if (sparse) {
     run_linear(j, spmm_s8_item, step->attributes[LINEAR_N], SPW_SPARSE_TILES);
   } else {
     run_linear(j, gemm_s8_item, step->attributes[LINEAR_N], SPW_DENSE_TILES * 3);
@@ -383,6 +411,7 @@ static void (*const runs[SPW_OP_COUNT])(job *) = {
     [SPW_SPARSE_F32] = run_linear_f32,
     [SPW_LINEAR_U8] = run_linear_u8,
     [SPW_SPARSE_U8] = run_linear_u8,
+    [SPW_CODE_U8] = run_linear_u8,
     [SPW_ATTENTION_F32] = run_attention,
     [SPW_ATTENTION_U8] = run_attention,
     [SPW_ADD] = run_elementwise,

@@ -13,6 +13,7 @@
 #define ISA avxvnni
 #include "kernel_table.def"
 #define ISA avx512vnni
+#define RUNS_CODE
 #include "kernel_table.def"
 #elif defined(__aarch64__)
 #define ISA neon

@@ -23,6 +23,8 @@ enum {
   SPW_SPARSE_ROWS = 256, /* the rows whose sums wait in memory meanwhile */
   SPW_PAIR_ROWS = 128, /* rows of a sparse integer weight among which pairs are made; divides SPW_SPARSE_ROWS */
   SPW_PAIR_HEADER = 5, /* numbers that lie before a pair's indices */
+  SPW_CODE_ROWS = 28, /* rows of one part of a weight that is code, and */
+  SPW_CODE_REACH = 256, /* the groups and values that its distances reach */
   SPW_DENSE_TILES = 4,  /* the same for a dense one and for attention */
   SPW_TABLES = 4     /* most embedding tables that one step adds */
 };
@@ -50,9 +52,18 @@ typedef struct spw_pair_start {
   uint32_t weight, index; /* blocks before it in `weights`, and numbers before it in `indices` */
 } spw_pair_start;
 
+/* The coded form has parts of SPW_CODE_ROWS rows in `weights`, each a function (codegen.py) followed by the values of four
+ * bytes that it reads: where each row's sum starts, which is less by the correction, then the blocks. Code and values
+ * begin at multiples of 64 bytes, here in units of those; while it runs, it fetches `lines` of them ahead. */
+typedef struct spw_code_part {
+  uint32_t code, start, values, lines;
+} spw_code_part;
+
 typedef struct spw_linear_u8 {
   spw_tiles x, y;
   const int8_t *weights;
+  const spw_code_part *parts;
+  const uint8_t *weights_end, *next_code, *next_code_end; /* of coded weights; the next are those of a later step */
   const spw_pair_start *starts;
   const uint16_t *indices;
   const float *scale, *bias;
@@ -129,6 +140,9 @@ typedef struct spw_kernels {
 #define KERNEL(name, arguments) void(*name) arguments;
 #include "kernels.def"
 #undef KERNEL
+  /* Only where the compiler writes machine code, else NULL: layers that are such code. */
+  void (*code_s8)(const spw_linear_u8 *step, uint32_t tile_begin, uint32_t tile_end, uint32_t row_begin, uint32_t row_end,
+                  void *scratch);
   /* Multiplies and adds as fast as this instruction set can, and returns how often; the sum is there to be used. */
   uint64_t (*probe_s8)(uint32_t rounds, uint32_t *sum), (*probe_f32)(uint32_t rounds, uint32_t *sum);
 } spw_kernels;

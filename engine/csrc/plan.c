@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "code.h"
 #include "memory.h"
 #include "status.h"
 
@@ -120,6 +121,7 @@ spw_status spw_plan_check(spw_plan *plan, spw_error *error) {
 
 static spw_status finish(spw_plan *made, spw_plan **plan, spw_error *error) {
   spw_status status = spw_plan_check(made, error);
+  if (status == SPW_OK && made->has_code) status = spw_code_enable(made, error);
   if (status == SPW_OK) {
     *plan = made;
   } else {
@@ -182,6 +184,7 @@ void spw_plan_retain(spw_plan *plan) { atomic_fetch_add(&plan->references, 1); }
 
 void spw_plan_free(spw_plan *plan) {
   if (plan == NULL || atomic_fetch_sub(&plan->references, 1) != 1) return;
+  if (plan->code != NULL) munmap(plan->code, plan->header.constants_size);
   if (plan->mapped) {
     munmap((void *)(uintptr_t)plan->file, plan->size);
   } else {

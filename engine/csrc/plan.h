@@ -16,7 +16,7 @@
 
 #define SPW_MAGIC "SPWPLAN\0"
 enum {
-  SPW_FORMAT_VERSION = 4,
+  SPW_FORMAT_VERSION = 5,
   SPW_BYTE_ORDER = 0x01020304,
   SPW_ABSENT = 0xffffffff, /* a buffer or input that a step doesn't have */
   SPW_MAX_CHANNELS = 1 << 20,
@@ -62,6 +62,7 @@ typedef enum spw_op {
   SPW_OUTPUT,
   SPW_DEQUANTIZE,
   SPW_SPARSE_F32,
+  SPW_CODE_U8,
   SPW_OP_COUNT
 } spw_op;
 
@@ -96,10 +97,11 @@ struct spw_plan {
   const spw_file_step *steps;
   const char *strings;
   const uint8_t *constants;
+  uint8_t *code; /* the constants' copy where they couldn't be run in place */
   spw_output *outputs;
   uint32_t output_count;
   uint32_t position_limit; /* most tokens of a sequence that every position table holds */
-  bool has_sparse;
+  bool has_sparse, has_code;
   uint32_t max_f32_attention, max_u8_head; /* for the scratch */
 };
 

@@ -28,6 +28,7 @@ static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 static size_t scratch_needed(const spw_plan *plan, uint32_t tokens) {
   size_t need = 64;
+  if (plan->has_code) need = larger(need, (size_t)SPW_CODE_ROWS * 64);
   if (plan->has_sparse) need = larger(need, spw_scratch_sparse());
   if (plan->max_f32_attention) need = larger(need, spw_scratch_attention_f32(tokens));
   if (plan->max_u8_head) need = larger(need, spw_scratch_attention_u8(tokens, plan->max_u8_head));
@@ -197,6 +198,10 @@ spw_status spw_session_prepare(spw_session *s, const spw_request *r, spw_error *
 spw_status spw_session_create(spw_plan *plan, spw_pool *pool, spw_session **session, spw_error *error) {
   if (plan == NULL || pool == NULL || session == NULL)
     return spw_fail(error, SPW_INVALID_ARGUMENT, "plan, pool or session is NULL");
+  if (plan->has_code && spw_pool_kernels(pool)->code_s8 == NULL)
+    return spw_fail(error, SPW_UNSUPPORTED_ISA,
+                    "the plan holds machine code for avx512vnni, and %s is to run it: compile the model for that",
+                    spw_pool_isa(pool));
   *session = spw_allocate(sizeof **session);
   if (*session == NULL) return spw_fail(error, SPW_OUT_OF_MEMORY, "no memory for a session");
   spw_plan_retain(plan);

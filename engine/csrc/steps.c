@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "code.h"
 #include "memory.h"
 #include "plan.h"
 #include "status.h"
@@ -149,12 +150,15 @@ static spw_status check_linear_f32(check *c) {
   return blob(c, BLOB_WEIGHTS, rows * c->step->attributes[LINEAR_K], sizeof(float));
 }
 
-static spw_status check_integer_linear(check *c) {
+static spw_status check_scaled_linear(check *c) {
   TRY(check_linear(c, U8));
-  uint64_t rows = round_up(c->step->attributes[LINEAR_N], SPW_ROW_BLOCK);
   REQUIRE(c, c->step->attributes[LINEAR_K] <= SPW_MAX_PRODUCTS, "its int32 sums could overflow");
-  TRY(blob(c, BLOB_SCALE, rows, sizeof(float)));
-  return blob(c, BLOB_CORRECTION, rows, sizeof(int32_t));
+  return blob(c, BLOB_SCALE, round_up(c->step->attributes[LINEAR_N], SPW_ROW_BLOCK), sizeof(float));
+}
+
+static spw_status check_integer_linear(check *c) {
+  TRY(check_scaled_linear(c));
+  return blob(c, BLOB_CORRECTION, round_up(c->step->attributes[LINEAR_N], SPW_ROW_BLOCK), sizeof(int32_t));
 }
 
 static spw_status check_linear_u8(check *c) {
@@ -247,6 +251,23 @@ static spw_status check_sparse_u8(check *c) {
   return SPW_OK;
 }
 
+static spw_status check_code_u8(check *c) {
+  TRY(check_scaled_linear(c));
+  uint32_t rows = (uint32_t)round_up(c->step->attributes[LINEAR_N], SPW_ROW_BLOCK);
+  uint32_t groups = (uint32_t)round_up(c->step->attributes[LINEAR_K], 4) / 4;
+  uint32_t count = (rows + SPW_CODE_ROWS - 1) / SPW_CODE_ROWS;
+  uint64_t size = c->step->blobs[BLOB_WEIGHTS].size;
+  TRY(blob(c, BLOB_STARTS, count, sizeof(spw_code_part)));
+  TRY(blob(c, BLOB_WEIGHTS, size, 1));
+  const spw_code_part *parts = spw_blob(c->plan, c->step, BLOB_STARTS);
+  const uint8_t *content = spw_blob(c->plan, c->step, BLOB_WEIGHTS);
+  for (uint32_t i = 0; i < count; i++)
+    REQUIRE(c, spw_code_is_valid(content, size, parts, count, i, smaller(rows - i * SPW_CODE_ROWS, SPW_CODE_ROWS), groups),
+            "its code isn't what the compiler writes");
+  c->plan->has_code = true;
+  return SPW_OK;
+}
+
 static spw_status check_attention(check *c, kind type) {
   const spw_file_step *s = c->step;
   uint32_t heads = s->attributes[ATTENTION_HEADS], head_dim = s->attributes[ATTENTION_HEAD_DIM], channels;
@@ -326,6 +347,7 @@ static spw_status (*const checks[SPW_OP_COUNT])(check *) = {
     [SPW_LINEAR_U8] = check_linear_u8,
     [SPW_SPARSE_U8] = check_sparse_u8,
     [SPW_SPARSE_F32] = check_sparse_f32,
+    [SPW_CODE_U8] = check_code_u8,
     [SPW_ATTENTION_F32] = check_attention_f32,
     [SPW_ATTENTION_U8] = check_attention_u8,
     [SPW_ADD] = check_add,

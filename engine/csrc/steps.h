@@ -29,7 +29,7 @@ enum {
   BLOB_BIAS = 1,
   BLOB_SCALE = 2,
   BLOB_CORRECTION = 3,
-  BLOB_STARTS = 4,
+  BLOB_STARTS = 4, /* code: its parts */
   BLOB_INDICES = 5,
 
   /* attention: in[0..2] query, key, value; out[0]; scalars: score scale, mask value, then the scales of

@@ -75,7 +75,10 @@ SPW_EXPORT const char *spw_isa_name(uint32_t index);
 /* 1 when this build has it and this CPU can run it. */
 SPW_EXPORT int spw_isa_supported(const char *name);
 
-/* Maps a plan file, read-only, and checks all of it. A file that is being run must not be changed in place:
+/* 1 when this CPU and this system can run plans that hold machine code, which the Python package then writes. */
+SPW_EXPORT int spw_code_supported(void);
+
+/* Maps a plan file, read-only, and checks all of it, machine code included. A file that is being run must not be changed in place:
  * replace it by renaming another over it. */
 SPW_EXPORT spw_status spw_plan_open(const char *path, spw_plan **plan, spw_error *error);
 /* The same from a copy of `size` bytes. */

@@ -7,8 +7,7 @@ SPW_INLINE void block(const spw_linear_u8 *step, uint32_t tile, uint32_t row, co
   vi sums[SPW_ROW_BLOCK * S8_TILES];
   product_s8(step->x.base + tile * step->x.stride, step->x.stride, step->weights + (size_t)row * groups * 4,
              groups, tiles, sums);
-  for (uint32_t r = 0; r < SPW_ROW_BLOCK; r += 4)
-    linear_store4(step, tile, tiles, row + r, (const uint8_t *)(sums + r * tiles));
+  linear_store(step, tile, tiles, row, row + SPW_ROW_BLOCK, (const uint8_t *)sums);
 }
 
 void SPW_KERNEL(gemm_s8)(const spw_linear_u8 *step, uint32_t tile_begin, uint32_t tile_end, uint32_t row_begin,

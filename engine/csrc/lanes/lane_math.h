@@ -66,6 +66,13 @@ SPW_INLINE vf vf_gelu(vf x) {
   return vf_fma(half, vf_erf(vf_mul(x, vf_set1(0.707106781f))), half);
 }
 
+/* vf32_at(table, bits) is the table's value at each lane's bits & 31. A folder may have its own. */
+#ifndef SPW_VF32
+typedef const float *vf32;
+SPW_INLINE vf32 vf32_load(const float *table) { return table; }
+SPW_INLINE vf vf32_at(vf32 table, vf bits) { return vf_lookup32(table, bits); }
+#endif
+
 /* GELU of four values with an error of 3e-8 and the result's rounding, for results that become bytes: max(x, 0) - g(|x|)
  * with g(a) = a / 2 * erfc(a / sqrt(2)), which is a quartic around each of 32 points of [0, 5.75] (a least-maximum fit in
  * the distance from the point, as a fraction of that between points) and as good as 0 beyond. Each operation is done for
@@ -108,12 +115,14 @@ SPW_INLINE void vf_gelu_short4(vf x[4]) {
   EACH4(r[i] = vf_mul(vf_abs(x[i]), vf_set1(31.49f / 5.75f)));
   EACH4(r[i] = vf_min(r[i], vf_set1(31.49f)));
   EACH4(point[i] = vf_add(r[i], magic));
-  EACH4(y[i] = vf_lookup32(fit[4], point[i]));
   EACH4(r[i] = vf_sub(r[i], vf_sub(point[i], magic)));
-  EACH4(y[i] = vf_fma(y[i], r[i], vf_lookup32(fit[3], point[i])));
-  EACH4(y[i] = vf_fma(y[i], r[i], vf_lookup32(fit[2], point[i])));
-  EACH4(y[i] = vf_fma(y[i], r[i], vf_lookup32(fit[1], point[i])));
-  EACH4(y[i] = vf_fma(y[i], r[i], vf_lookup32(fit[0], point[i])));
+  vf32 table = vf32_load(fit[4]);
+  EACH4(y[i] = vf32_at(table, point[i]));
+#pragma GCC unroll 4
+  for (int degree = 3; degree >= 0; degree--) {
+    table = vf32_load(fit[degree]);
+    EACH4(y[i] = vf_fma(y[i], r[i], vf32_at(table, point[i])));
+  }
   EACH4(x[i] = vf_sub(vf_max(vf_set1(0.0f), x[i]), y[i]));
 #undef EACH4
 }

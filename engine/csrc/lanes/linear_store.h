@@ -4,8 +4,13 @@
 
 #include "product.h"
 
+/* A kernel whose sums start at what the correction takes away says so. */
+#ifndef SUMS_ARE_CORRECTED
+#define SUMS_ARE_CORRECTED 0
+#endif
+
 SPW_INLINE vf linear_value(const spw_linear_u8 *step, uint32_t row, vi sum) {
-  vf value = vi_to_float(vi_sub(sum, vi_set1(step->correction[row])));
+  vf value = vi_to_float(SUMS_ARE_CORRECTED ? sum : vi_sub(sum, vi_set1(step->correction[row])));
   return vf_fma(value, vf_set1(step->scale[row]), vf_set1(step->bias[row]));
 }
 
@@ -18,38 +23,47 @@ SPW_INLINE void activate4(vf values[4], bool quantized, const spw_activation act
   for (int i = 0; i < 4; i++) values[i] = vf_activation(values[i], activation);
 }
 
-/* Row `row` + r of tile t has its sums at [r * tiles + t]. Of the rows, those below n exist in a float32 y. */
-SPW_INLINE void store_values(const spw_linear_u8 *step, uint32_t tile, const uint32_t tiles, uint32_t row,
-                             const uint8_t *sums, const spw_activation activation) {
-  uint32_t present = step->quantized ? 4 : at_most(4, step->n - row);
-  vf inverse = vf_set1(1.0f / step->out.scale);
-  for (uint32_t t = 0; t < tiles; t++) {
-    uint8_t *y = step->y.base + (tile + t) * step->y.stride;
-    vf values[4];
+/* Four rows of one tile, with `stride` bytes from one's sums to the next's. Those below n exist in a float32 y. */
+SPW_INLINE void store4(const spw_linear_u8 *step, uint8_t *y, uint32_t row, const uint8_t *sums, size_t stride,
+                       vf inverse, const bool quantized, const spw_activation activation) {
+  vf values[4];
 #pragma GCC unroll 4
-    for (uint32_t r = 0; r < 4; r++) values[r] = linear_value(step, row + r, vi_load(sums + (r * tiles + t) * 64));
-    activate4(values, step->quantized, activation);
-    if (step->quantized) {
+  for (uint32_t r = 0; r < 4; r++) values[r] = linear_value(step, row + r, vi_load(sums + r * stride));
+  activate4(values, quantized, activation);
+  if (quantized) {
 #pragma GCC unroll 4
-      for (uint32_t r = 0; r < 4; r++) values[r] = vf_mul(values[r], inverse);
-      vf_store_u8(y + row * SPW_LANES, values, step->out.zero_point);
-    } else {
-      for (uint32_t r = 0; r < present; r++) vf_store((float *)y + (row + r) * SPW_LANES, values[r]);
-    }
+    for (uint32_t r = 0; r < 4; r++) values[r] = vf_mul(values[r], inverse);
+    vf_store_u8(y + row * SPW_LANES, values, step->out.zero_point);
+    return;
   }
+  for (uint32_t r = 0; r < at_most(4, step->n - row); r++) vf_store((float *)y + (row + r) * SPW_LANES, values[r]);
 }
 
-/* Stores rows row..row+3 of tiles tile..tile+tiles-1 from their int32 sums [4][tiles][16].
+SPW_INLINE void store_rows(const spw_linear_u8 *step, uint32_t tile, uint32_t tiles, uint32_t row, uint32_t end,
+                           const uint8_t *sums, const bool quantized, const spw_activation activation) {
+  vf inverse = vf_set1(quantized ? 1.0f / step->out.scale : 1.0f);
+  size_t stride = (size_t)tiles * 64;
+  for (; row < at_most(end, step->n); row += 4, sums += 4 * stride)
+    for (uint32_t t = 0; t < tiles; t++)
+      store4(step, step->y.base + (tile + t) * step->y.stride, row, sums + t * 64, stride, inverse, quantized,
+             activation);
+}
+
+/* Stores rows [row, end), in fours, of tiles tile..tile+tiles-1 from their int32 sums [rows][tiles][16].
  * Kept out of line: four activations inlined at every place that multiplies would bury the products. */
-static __attribute__((noinline)) void linear_store4(const spw_linear_u8 *step, uint32_t tile, uint32_t tiles,
-                                                    uint32_t row, const uint8_t *sums) {
-  if (row >= step->n) return;
+static __attribute__((noinline)) void linear_store(const spw_linear_u8 *step, uint32_t tile, uint32_t tiles,
+                                                   uint32_t row, uint32_t end, const uint8_t *sums) {
+#define STORE_AS(activation)                                                         \
+  if (step->quantized) store_rows(step, tile, tiles, row, end, sums, true, activation); \
+  else store_rows(step, tile, tiles, row, end, sums, false, activation);             \
+  break
   switch (step->activation) {
-    case SPW_GELU: store_values(step, tile, tiles, row, sums, SPW_GELU); break;
-    case SPW_RELU: store_values(step, tile, tiles, row, sums, SPW_RELU); break;
-    case SPW_TANH: store_values(step, tile, tiles, row, sums, SPW_TANH); break;
-    default: store_values(step, tile, tiles, row, sums, SPW_NONE);
+    case SPW_GELU: STORE_AS(SPW_GELU);
+    case SPW_RELU: STORE_AS(SPW_RELU);
+    case SPW_TANH: STORE_AS(SPW_TANH);
+    default: STORE_AS(SPW_NONE);
   }
+#undef STORE_AS
 }
 
 #endif

@@ -142,8 +142,7 @@ SPW_INLINE void tile_group(const spw_linear_u8 *step, uint32_t tile, uint32_t ro
                sums + (size_t)(row - row_begin) * tiles * 64);
     }
   }
-  for (uint32_t row = row_begin; row < row_end; row += 4, sums += 4 * tiles * 64)
-    linear_store4(step, tile, tiles, row, sums);
+  linear_store(step, tile, tiles, row_begin, row_end, sums);
 }
 
 void SPW_KERNEL(spmm_s8)(const spw_linear_u8 *step, uint32_t tile_begin, uint32_t tile_end, uint32_t row_begin,

@@ -1,0 +1,118 @@
+#include "code.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "memory.h"
+#include "status.h"
+
+/* Instructions as little-endian words; codegen.py says what each is. */
+#define WORD_START 0x004658487df262u
+#define WORD_LOAD 0x00476f487ef162u
+#define WORD_PRODUCT 0x004650587df262u
+#define WORD_STORE 0x00427f487ef162u
+#define WORD_NEXT_GROUPS 0x00004000c78148u
+#define WORD_NEXT_VALUES 0x00000400c68148u
+#define WORD_PREFETCH 0x0000000091180fu
+#define WORD_END 0xccccccccccccc3u
+
+enum { WORD = 7, LINE = 64, FIRST_SUM = 2, REACH = 256, MOST_LINES = 1 << 20 };
+
+#define BITS(count, from) (((1ull << (count)) - 1) << (from))
+#define DESTINATION (BITS(1, 12) | BITS(1, 15) | BITS(3, 43))
+#define OPERAND BITS(1, 19)
+#define DISTANCE BITS(8, 48)
+
+static uint64_t word_at(const uint8_t *at) {
+  uint64_t word;
+  memcpy(&word, at, sizeof word);
+  return word & BITS(8 * WORD, 0);
+}
+
+static uint32_t destination(uint64_t word) {
+  return (uint32_t)((word >> 43 & 7) | (~word >> 15 & 1) << 3 | (~word >> 12 & 1) << 4);
+}
+
+/* What `destination` reads from, for register `index`. */
+static uint64_t with_destination(uint64_t word, uint32_t index) {
+  return word ^ ((uint64_t)(index >> 3 & 1) << 15 | (uint64_t)(index >> 4 & 1) << 12 | (uint64_t)(index & 7) << 43);
+}
+
+/* Which of REACH indices around its pointer a word means. */
+static uint32_t distance(uint64_t word) { return (uint32_t)((word >> 48) + REACH / 2) % REACH; }
+
+static uint64_t distant(uint32_t index) { return (uint64_t)((index + REACH / 2) % REACH) << 48; }
+
+typedef struct body {
+  uint32_t groups_passed, values_passed, values, lines, loaded;
+} body;
+
+/* The next instruction of a part's body; false where it ends or isn't valid. */
+static bool accept(body *b, uint64_t word, uint32_t rows, uint32_t groups) {
+  uint32_t index = destination(word);
+  if ((word & ~(DESTINATION | OPERAND | DISTANCE)) == (WORD_PRODUCT & ~(DESTINATION | OPERAND))) {
+    uint32_t operand = ~(uint32_t)(word >> 19) & 1;
+    return index >= FIRST_SUM && index - FIRST_SUM < rows && (b->loaded >> operand & 1) &&
+           b->values_passed + distance(word) == b->values++;
+  }
+  if ((word & ~(DESTINATION | DISTANCE)) == (WORD_LOAD & ~DESTINATION)) {
+    b->loaded |= 1u << (index & 1);
+    return index < FIRST_SUM && b->groups_passed + distance(word) < groups;
+  }
+  if (word == (WORD_PREFETCH | (uint64_t)b->lines * LINE << 24)) return ++b->lines < MOST_LINES;
+  if (word == WORD_NEXT_VALUES) return (b->values_passed += REACH) == b->values;
+  return word == WORD_NEXT_GROUPS && (b->groups_passed += REACH) < groups;
+}
+
+bool spw_code_is_valid(const uint8_t *content, size_t size, const spw_code_part *parts, uint32_t count, uint32_t index,
+                       uint32_t rows, uint32_t groups) {
+  const spw_code_part *part = &parts[index];
+  size_t begin = (size_t)part->code * LINE, end = (size_t)part->start * LINE;
+  size_t limit = index + 1 < count ? (size_t)parts[index + 1].code * LINE : size;
+  if (begin > end || end > limit || limit > size || part->values > (limit - end) / 4 ||
+      end - begin < ((size_t)2 * rows + 1) * WORD + 1)
+    return false;
+  const uint8_t *at = content + begin, *last = content + end - sizeof(uint64_t);
+  for (uint32_t row = 0; row < rows; row++, at += WORD)
+    if (word_at(at) != (with_destination(WORD_START, FIRST_SUM + row) | distant(row))) return false;
+  body b = {.values = rows};
+  while (at <= last && word_at(at) != with_destination(WORD_STORE, FIRST_SUM)) {
+    if (!accept(&b, word_at(at), rows, groups)) return false;
+    at += WORD;
+  }
+  if (at > last || (size_t)(last - at) < (size_t)rows * WORD) return false;
+  for (uint32_t row = 0; row < rows; row++, at += WORD)
+    if (word_at(at) != (with_destination(WORD_STORE, FIRST_SUM + row) | (uint64_t)row << 48)) return false;
+  return word_at(at) == WORD_END && b.values == part->values && b.lines == part->lines;
+}
+
+static uint8_t *executable_copy(const uint8_t *from, size_t size) {
+  uint8_t *copy = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (copy == MAP_FAILED) return NULL;
+  madvise(copy, size, MADV_HUGEPAGE);
+  memcpy(copy, from, size);
+  if (mprotect(copy, size, PROT_READ | PROT_EXEC) == 0) return copy;
+  munmap(copy, size);
+  return NULL;
+}
+
+spw_status spw_code_enable(spw_plan *plan, spw_error *error) {
+  if (plan->mapped && mprotect((void *)(uintptr_t)plan->file, plan->size, PROT_READ | PROT_EXEC) == 0) return SPW_OK;
+  size_t size = plan->header.constants_size;
+  uint8_t *copy = executable_copy(plan->constants, size);
+  if (copy == NULL)
+    return spw_fail(error, SPW_UNSUPPORTED_ISA,
+                    "the plan holds machine code, which this system refuses to run (%s): compile the model again with "
+                    "SPARROW_CODE=0 in the environment",
+                    strerror(errno));
+  plan->constants = plan->code = copy;
+  return SPW_OK;
+}
+
+int spw_code_supported(void) {
+  static const uint8_t nothing[LINE];
+  const spw_kernels *kernels = spw_kernels_find("avx512vnni");
+  uint8_t *copy = kernels != NULL && kernels->code_s8 != NULL ? executable_copy(nothing, sizeof nothing) : NULL;
+  return copy != NULL && munmap(copy, sizeof nothing) == 0;
+}

@@ -25,8 +25,6 @@ from engine.records import ABSENT, OPS, Record, writer
 
 MAGIC: Final = b"SPWPLAN\0"
 FORMAT_VERSION: Final = 5
-WRITE_BYTES: Final = 8 << 20
-"""A file that is written in such pieces lies in large pages of the page cache, where the system has them."""
 BYTE_ORDER: Final = 0x01020304
 ALIGNMENT: Final = 64
 CHECKED_FROM: Final = 16
@@ -229,10 +227,11 @@ def write_plan(program: Program, path: str | os.PathLike[str], source: bytes = b
     target = Path(path)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
-        with os.fdopen(handle, "wb", buffering=WRITE_BYTES) as file:
+        with os.fdopen(handle, "wb") as file:
             write(program, file, source)
             file.flush()
             os.fsync(file.fileno())
+            _forget(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         Path(name).chmod(0o444 & ~umask | 0o400)  # a plan that is run must not change
@@ -240,6 +239,12 @@ def write_plan(program: Program, path: str | os.PathLike[str], source: bytes = b
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _forget(handle: int) -> None:
+    """Drops a file from the page cache: mapped, it comes back in large pages, where the system has them for files."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _text(strings: bytes, offset: int) -> str:

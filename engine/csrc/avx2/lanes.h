@@ -66,11 +66,15 @@ SPW_INLINE vi vf_to_int(vf a) { return (vi){_mm256_cvttps_epi32(a.lo), _mm256_cv
 SPW_INLINE vi vf_bits(vf a) { return (vi){_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi)}; }
 SPW_INLINE vf vi_as_float(vi a) { return (vf){_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi)}; }
 
-/* table[bits & 31] of each lane's bits. */
-SPW_INLINE vf vf_lookup32(const float *table, vf bits) {
-  const __m256i low = _mm256_set1_epi32(31);
-  return (vf){_mm256_i32gather_ps(table, _mm256_and_si256(_mm256_castps_si256(bits.lo), low), 4),
-              _mm256_i32gather_ps(table, _mm256_and_si256(_mm256_castps_si256(bits.hi), low), 4)};
+/* table[bits & 15] of each lane's bits. */
+SPW_INLINE __m256 half_lookup16(const float *table, __m256 bits) {
+  __m256i index = _mm256_castps_si256(bits);
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(_mm256_loadu_ps(table), index),
+                          _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), index),
+                          _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+}
+SPW_INLINE vf vf_lookup16(const float *table, vf bits) {
+  return (vf){half_lookup16(table, bits.lo), half_lookup16(table, bits.hi)};
 }
 
 SPW_INLINE void transpose_4x4_bytes(const uint8_t *from, uint8_t *to) {

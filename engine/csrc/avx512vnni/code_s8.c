@@ -3,6 +3,11 @@
 #define SUMS_ARE_CORRECTED 1
 #include "linear_store.h"
 
+enum {
+  CACHED_BYTES = 320 << 10, /* of activations, which each part reads anew, in the second-level cache */
+  FEWEST_TILES = 4          /* for which it is worth to fetch code */
+};
+
 typedef void (*code)(const uint8_t *x, const int8_t *weights, uint8_t *sums, const uint8_t *ahead);
 
 /* Memory that is needed soon, fetched line by line while code runs. */
@@ -43,6 +48,9 @@ static void run_part(const spw_linear_u8 *step, uint32_t part, uint32_t tile_beg
 void SPW_KERNEL(code_s8)(const spw_linear_u8 *step, uint32_t tile_begin, uint32_t tile_end, uint32_t row_begin,
                          uint32_t row_end, void *scratch) {
   uint32_t parts = (step->n + SPW_CODE_ROWS - 1) / SPW_CODE_ROWS;
-  for (uint32_t part = row_begin / SPW_CODE_ROWS; part * SPW_CODE_ROWS < row_end; part++)
-    run_part(step, part, tile_begin, tile_end, part_bytes(step, part + 1, parts), scratch);
+  uint32_t block = (uint32_t)(CACHED_BYTES / step->x.stride);
+  if (block < FEWEST_TILES) block = FEWEST_TILES;
+  for (uint32_t tile = tile_begin; tile < tile_end; tile += block)
+    for (uint32_t part = row_begin / SPW_CODE_ROWS; part * SPW_CODE_ROWS < row_end; part++)
+      run_part(step, part, tile, at_most(tile_end, tile + block), part_bytes(step, part + 1, parts), scratch);
 }

@@ -57,18 +57,9 @@ SPW_INLINE vi vf_to_int(vf a) { return _mm512_cvttps_epi32(a); }
 SPW_INLINE vi vf_bits(vf a) { return _mm512_castps_si512(a); }
 SPW_INLINE vf vi_as_float(vi a) { return _mm512_castsi512_ps(a); }
 
-/* A table of 32 floats. A compiler that knew where the table is would load it anew for each lookup, and loads are what there is least of. */
-#define SPW_VF32
-typedef struct vf32 {
-  __m512 low, high;
-} vf32;
-SPW_INLINE vf32 vf32_load(const float *table) {
-  vf32 t = {_mm512_loadu_ps(table), _mm512_loadu_ps(table + 16)};
-  __asm__("" : "+v"(t.low), "+v"(t.high));
-  return t;
-}
-SPW_INLINE vf vf32_at(vf32 table, vf bits) {
-  return _mm512_permutex2var_ps(table.low, _mm512_castps_si512(bits), table.high);
+/* table[bits & 15] of each lane's bits. */
+SPW_INLINE vf vf_lookup16(const float *table, vf bits) {
+  return _mm512_permutexvar_ps(_mm512_castps_si512(bits), _mm512_loadu_ps(table));
 }
 
 SPW_INLINE vx vx_load(const uint8_t *p) { return _mm512_loadu_si512(p); }

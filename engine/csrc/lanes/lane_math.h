@@ -66,63 +66,40 @@ SPW_INLINE vf vf_gelu(vf x) {
   return vf_fma(half, vf_erf(vf_mul(x, vf_set1(0.707106781f))), half);
 }
 
-/* vf32_at(table, bits) is the table's value at each lane's bits & 31. A folder may have its own. */
-#ifndef SPW_VF32
-typedef const float *vf32;
-SPW_INLINE vf32 vf32_load(const float *table) { return table; }
-SPW_INLINE vf vf32_at(vf32 table, vf bits) { return vf_lookup32(table, bits); }
-#endif
-
 /* GELU of four values with an error of 3e-8 and the result's rounding, for results that become bytes: max(x, 0) - g(|x|)
- * with g(a) = a / 2 * erfc(a / sqrt(2)), which is a quartic around each of 32 points of [0, 5.75] (a least-maximum fit in
- * the distance from the point, as a fraction of that between points) and as good as 0 beyond. Each operation is done for
- * all four before the next: a processor's schedulers hold too few operations for chains that follow one another. */
+ * with g(a) = a / 2 * erfc(a / sqrt(2)), which is a polynomial around each of 16 points of [0, 5.75] (a least-maximum fit
+ * in the distance from the point, as a fraction of that between points) and as good as 0 beyond. Each operation is done
+ * for all four before the next: a processor's schedulers hold too few operations for chains that follow one another. */
 SPW_INLINE void vf_gelu_short4(vf x[4]) {
-  static const float fit[5][32] = {
-    {-3.39775985e-11f, 0.078070879f, 0.13055104f, 0.159910098f, 0.169871122f, 0.164907917f, 0.149689928f,
-     0.128575504f, 0.105231389f, 0.0824192092f, 0.0619497225f, 0.0447734445f, 0.0311577637f, 0.0208981205f,
-     0.0135195348f, 0.00844052806f, 0.00508761592f, 0.00296168029f, 0.00166553154f, 0.000904996821f,
-     0.000475216832f, 0.000241181828f, 0.000118318392f, 5.61116831e-05f, 2.57264292e-05f, 1.14040067e-05f,
-     4.88775368e-06f, 2.02560045e-06f, 8.11720895e-07f, 3.14544138e-07f, 1.17866371e-07f, 4.27111821e-08f},
-    {0.091298826f, 0.0649893358f, 0.0403887406f, 0.0189586747f, 0.00171870086f, -0.0108580729f, -0.018844964f,
-     -0.0227691326f, -0.0234581195f, -0.0218661129f, -0.0189175792f, -0.0153941121f, -0.0118748322f,
-     -0.00872643013f, -0.00612959592f, -0.00412510149f, -0.00266434602f, -0.00165371329f, -0.000987358275f,
-     -0.000567509793f, -0.000314215082f, -0.000167670209f, -8.6266271e-05f, -4.28088097e-05f, -2.04955304e-05f,
-     -9.46949422e-06f, -4.22306903e-06f, -1.81820587e-06f, -7.55858537e-07f, -3.03445802e-07f, -1.17657088e-07f,
-     -4.40654766e-08f},
-    {-0.0133015411f, -0.0128634851f, -0.0116136409f, -0.00973057654f, -0.00746998703f, -0.00511370599f,
-     -0.00291844248f, -0.00107617851f, 0.000306345319f, 0.00120767031f, 0.00167524139f, 0.00179989962f,
-     0.00168906315f, 0.00144468318f, 0.00114918593f, 0.00085973338f, 0.000609096722f, 0.000410522625f,
-     0.000264056958f, 0.000162469776f, 9.57894081e-05f, 5.41896043e-05f, 2.94461861e-05f, 1.53825349e-05f,
-     7.73065403e-06f, 3.73977946e-06f, 1.74232298e-06f, 7.82066763e-07f, 3.38333763e-07f, 1.41112693e-07f,
-     5.67573082e-08f, 2.20198242e-08f},
-    {2.27679948e-07f, 0.000287686154f, 0.000533548475f, 0.000704674283f, 0.00078350649f, 0.000770192768f,
-     0.00068053935f, 0.000540598063f, 0.000379762583f, 0.000224393967f, 9.34623313e-05f, -3.1489808e-06f,
-     -6.39401478e-05f, -9.35124626e-05f, -9.97214156e-05f, -9.11132083e-05f, -7.51395783e-05f, -5.72728277e-05f,
-     -4.087251e-05f, -2.75255079e-05f, -1.75838541e-05f, -1.06939915e-05f, -6.20810533e-06f, -3.44696491e-06f,
-     -1.83334669e-06f, -9.35223284e-07f, -4.58015904e-07f, -2.15523883e-07f, -9.75115384e-08f, -4.24436308e-08f,
-     -1.77819128e-08f, -7.17361015e-09f},
-    {7.35299182e-05f, 6.83288017e-05f, 5.32203558e-05f, 3.16102269e-05f, 7.82114967e-06f, -1.38039222e-05f,
-     -2.99208659e-05f, -3.88129083e-05f, -4.05018e-05f, -3.63955514e-05f, -2.86671348e-05f, -1.95869652e-05f,
-     -1.10103274e-05f, -4.11002475e-06f, 6.46414094e-07f, 3.34750621e-06f, 4.41379416e-06f, 4.38293728e-06f,
-     3.75430454e-06f, 2.90698449e-06f, 2.08011897e-06f, 1.39254746e-06f, 8.7887355e-07f, 5.25602672e-07f,
-     2.98932662e-07f, 1.62118255e-07f, 8.40071763e-08f, 4.16599413e-08f, 1.97967136e-08f, 9.02385366e-09f,
-     3.94902955e-09f, 1.66036351e-09f},
+  static const float fit[6][16] = {
+    {0.0f, 0.131868243f, 0.169952139f, 0.147800729f, 0.102148183f, 0.0588812679f, 0.0288773347f, 0.0121666603f,
+     0.00442674337f, 0.00139510841f, 0.000381544116f, 9.06582791e-05f, 1.87298938e-05f, 3.36635367e-06f,
+     5.26553947e-07f, 7.16969666e-08f},
+    {0.185603589f, 0.0805559978f, 0.00151462574f, -0.0394422226f, -0.0474851243f, -0.0373223238f, -0.0227999277f,
+     -0.0114164129f, -0.00479525607f, -0.00171017577f, -0.0005215602f, -0.000136636387f, -3.08426315e-05f,
+     -6.01167358e-06f, -1.01340697e-06f, -1.47922677e-07f},
+    {-0.0549714752f, -0.0477764904f, -0.03023047f, -0.011234914f, 0.00186810165f, 0.00709403027f, 0.00681274012f,
+     0.00446512457f, 0.00227953843f, 0.000949325797f, 0.000329644128f, 9.6615724e-05f, 2.40835325e-05f,
+     5.13169789e-06f, 9.38029643e-07f, 1.47475745e-07f},
+    {-6.05006562e-06f, 0.00455109123f, 0.00661047967f, 0.00562254433f, 0.0030107752f, 0.000626068038f,
+     -0.000609162438f, -0.000831387239f, -0.000591949094f, -0.000306774164f, -0.000125710256f, -4.21650293e-05f,
+     -1.17878535e-05f, -2.77676327e-06f, -5.5507553e-07f, -9.46271612e-08f},
+    {0.00128547347f, 0.000894304307f, 0.000109273162f, -0.000526806514f, -0.000683779654f, -0.000464120472f,
+     -0.000163315708f, 2.33395622e-05f, 7.60955154e-05f, 5.99202394e-05f, 3.14495192e-05f, 1.26310997e-05f,
+     4.07980997e-06f, 1.08603911e-06f, 2.41665447e-07f, 4.5359716e-08f},
+    {-3.99561904e-05f, -0.00013252905f, -0.000160662341f, -8.25670504e-05f, 1.54972586e-05f, 6.16344914e-05f,
+     5.20936992e-05f, 2.23505249e-05f, 1.21852554e-06f, -5.75561171e-06f, -4.97241854e-06f, -2.59245735e-06f,
+     -1.00284979e-06f, -3.0706974e-07f, -7.6703671e-08f, -1.59025539e-08f},
   };
-  const vf magic = vf_set1(12582912.0f); /* as in vf_round: the sum's low bits are the point */
+  const vf magic = vf_set1(12582912.0f), per_point = vf_set1(15.49f / 5.75f); /* as in vf_round: low bits are the point */
   vf r[4], point[4], y[4];
 #define EACH4(statement) _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) statement
-  EACH4(r[i] = vf_mul(vf_abs(x[i]), vf_set1(31.49f / 5.75f)));
-  EACH4(r[i] = vf_min(r[i], vf_set1(31.49f)));
-  EACH4(point[i] = vf_add(r[i], magic));
-  EACH4(r[i] = vf_sub(r[i], vf_sub(point[i], magic)));
-  vf32 table = vf32_load(fit[4]);
-  EACH4(y[i] = vf32_at(table, point[i]));
-#pragma GCC unroll 4
-  for (int degree = 3; degree >= 0; degree--) {
-    table = vf32_load(fit[degree]);
-    EACH4(y[i] = vf_fma(y[i], r[i], vf32_at(table, point[i])));
-  }
+  EACH4(r[i] = vf_min(vf_abs(x[i]), vf_set1(5.75f)));
+  EACH4(point[i] = vf_fma(r[i], per_point, magic));
+  EACH4(r[i] = vf_fma(r[i], per_point, vf_sub(magic, point[i])));
+  EACH4(y[i] = vf_lookup16(fit[5], point[i]));
+#pragma GCC unroll 5
+  for (int degree = 4; degree >= 0; degree--) EACH4(y[i] = vf_fma(y[i], r[i], vf_lookup16(fit[degree], point[i])));
   EACH4(x[i] = vf_sub(vf_max(vf_set1(0.0f), x[i]), y[i]));
 #undef EACH4
 }

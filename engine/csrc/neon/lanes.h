@@ -99,12 +99,12 @@ MAP1(vf_to_int, vi, vf, to_int)
 MAP1(vf_bits, vi, vf, vreinterpretq_s32_f32)
 MAP1(vi_as_float, vf, vi, vreinterpretq_f32_s32)
 
-/* table[bits & 31] of each lane's bits. */
-SPW_INLINE vf vf_lookup32(const float *table, vf bits) {
+/* table[bits & 15] of each lane's bits. */
+SPW_INLINE vf vf_lookup16(const float *table, vf bits) {
   float found[16];
   int32_t at[16];
   vi_store(at, vf_bits(bits));
-  for (int l = 0; l < 16; l++) found[l] = table[at[l] & 31];
+  for (int l = 0; l < 16; l++) found[l] = table[at[l] & 15];
   return vf_load(found);
 }
 

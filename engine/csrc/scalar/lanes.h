@@ -89,13 +89,13 @@ SPW_INLINE vf vi_as_float(vi a) {
   return r;
 }
 
-/* table[bits & 31] of each lane's bits. */
-SPW_INLINE vf vf_lookup32(const float *table, vf bits) {
+/* table[bits & 15] of each lane's bits. */
+SPW_INLINE vf vf_lookup16(const float *table, vf bits) {
   vf r;
   for (int l = 0; l < 16; l++) {
     uint32_t index;
     memcpy(&index, &bits.v[l], sizeof index);
-    r.v[l] = table[index & 31];
+    r.v[l] = table[index & 15];
   }
   return r;
 }

@@ -26,7 +26,7 @@ import numpy as np
 from engine import cost_model, plan
 from engine.bench.noise import Noise
 from engine.compiler import compile_onnx
-from engine.library import default_isa
+from engine.library import default_isa, runs_code
 from engine.program import LinearU8, Program
 from engine.runtime import CompiledModel
 
@@ -44,7 +44,7 @@ def pruned(program: Program, sparsity: float) -> Program:
             kept = random.random((n, -(-k // 4))) >= sparsity
             step = replace(step, weight=step.weight * kept.repeat(4, axis=1)[:, :k], layout=None)
         steps.append(step)
-    return cost_model.choose(replace(program, steps=tuple(steps)), default_isa())
+    return cost_model.choose(replace(program, steps=tuple(steps)), default_isa(), code=runs_code())
 
 
 def measure(

@@ -98,7 +98,7 @@ def _instructions(rows: int, group: Array, row: Array) -> tuple[Array, int]:
     at = at - new_values
     body[at[new_values]] = NEXT_VALUES
     at = at - fetches
-    lines = np.count_nonzero(fetches)
+    lines = int(np.count_nonzero(fetches))
     body[at[fetches]] = PREFETCH | np.arange(lines, dtype=np.uint64) * np.uint64(LINE) << np.uint64(24)
 
     sums = FIRST_SUM + np.arange(rows)

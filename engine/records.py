@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -137,27 +137,24 @@ def _linear_f32(step: LinearF32, _: Program) -> Record:
 
 def _linear_u8(step: LinearU8, _: Program) -> Record:
     pack.check_linear(step)
-    step = replace(step, weight=np.ascontiguousarray(step.weight))
-    rows, depth = step.weight.shape
+    weight = np.ascontiguousarray(step.weight)
+    rows, depth = weight.shape
     scale, zero_point = _quantization(step.quantization)
-    per_row = (
-        pack.pad_rows(_f32(step.bias)),
-        pack.pad_rows(_f32(step.scale)),
-        pack.correction(step.weight, step.zero_point),
-    )
     attributes = [depth, rows, ACTIVATIONS.index(step.activation), zero_point]
-    layout = step.layout or cost_model.layout(step.weight)
-    if layout == "dense":
-        blobs = (pack.dense_s8(step.weight), *per_row)
-        return Record("linear_u8", step.name, (step.input,), (step.out,), attributes, (scale,), blobs)
-    if layout == "code":
-        coded = codegen.generate(pack.blocks_s8(step.weight), -per_row[2])
-        packed = (coded.content, *per_row[:2], None, coded.parts)
-        return Record("code_u8", step.name, (step.input,), (step.out,), attributes, (scale,), packed)
-    sparse = pack.sparse_s8(step.weight)
-    attributes.append(sparse.chunk)
-    packed = (sparse.blocks, *per_row, sparse.starts, sparse.indices)
-    return Record("sparse_u8", step.name, (step.input,), (step.out,), attributes, (scale,), packed)
+    per_row = pack.pad_rows(_f32(step.bias)), pack.pad_rows(_f32(step.scale))
+    correction = pack.correction(weight, step.zero_point)
+    blobs: tuple[Array | None, ...]
+    match step.layout or cost_model.layout(weight):
+        case "dense":
+            op, blobs = "linear_u8", (pack.dense_s8(weight), *per_row, correction)
+        case "code":
+            coded = codegen.generate(pack.blocks_s8(weight), -correction)
+            op, blobs = "code_u8", (coded.content, *per_row, None, coded.parts)
+        case "sparse":
+            sparse = pack.sparse_s8(weight)
+            attributes.append(sparse.chunk)
+            op, blobs = "sparse_u8", (sparse.blocks, *per_row, correction, sparse.starts, sparse.indices)
+    return Record(op, step.name, (step.input,), (step.out,), attributes, (scale,), blobs)
 
 
 def _attention(step: Attention, program: Program) -> Record:

@@ -188,6 +188,8 @@ def _why(step: StepInfo, roofline: float, bound: str, tokens: int) -> str:
         return f"{tokens} tokens fill {tokens / (-(-tokens // _TILE) * _TILE):.0%} of the lanes"
     if tokens < _FEW_TOKENS:
         return f"{tokens} tokens are few: weights are loaded and the threads started for little work"
+    if step.kernel == "code_s8":
+        return "products wait while results are scaled, activated and stored, and for code and weights from memory"
     if step.kernel.startswith("spmm"):
         return "each product loads its own activations, so loads limit it before products do; then storing the results"
     if step.kernel.startswith("attention"):

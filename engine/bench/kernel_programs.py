@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 import numpy as np
 
+from engine.cost_model import WeightType
 from engine.program import (
     Activate,
     Add,
@@ -26,7 +27,6 @@ from engine.program import (
     Table,
 )
 
-WeightType = Literal["s8", "f32"]
 VOCABULARY: Final = 256
 """Rows of the table that the activations come from."""
 _QUANTIZATION = Quantization(0.05, 128)

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from engine import cost_model, plan
 from engine.bench.explain import step_reports
-from engine.bench.kernel_programs import VOCABULARY, WeightType, linear, linear_program, other_kernels
+from engine.bench.kernel_programs import VOCABULARY, linear, linear_program, other_kernels
 from engine.bench.noise import Noise
-from engine.library import usable_isas
+from engine.cost_model import WeightType
+from engine.library import runs_code, usable_isas
 from engine.program import Layout, LinearF32, LinearU8
 from engine.runtime import CompiledModel, Peaks
 
@@ -40,7 +41,8 @@ _LONGEST = 384
 
 @dataclass(frozen=True)
 class KernelRow:
-    """One layer: `k` to `n` channels for so many tokens. Times are the best of several runs, in microseconds.
+    """One layer: `k` to `n` channels for so many tokens. Times are the best of several runs, in microseconds; `code_us`
+    is None where plans hold no machine code.
 
     `peak_share` is what the faster kernel reaches of the peak, counting only products that it computes; `loss` is how
     much longer the dispatcher's choice takes than the fastest, 0 for the fastest itself.
@@ -54,6 +56,7 @@ class KernelRow:
     sparsity: float
     dense_us: float
     sparse_us: float
+    code_us: float | None
     peak_share: float
     taken: Layout
     loss: float
@@ -106,7 +109,7 @@ class KernelReport:
         ]
         for kind, isas in self.break_even.items():
             for isa, measured in isas.items():
-                used = cost_model.break_even("s8" if kind == "s8" else "f32", isa)
+                used = cost_model.break_even("s8" if kind == "s8" else "f32", isa, code=runs_code())
                 lines.append(f"{kind} {isa}: sparse and dense level at {measured:.2f} of the weight; used {used:.2f}")
         verdicts = self._verdicts()
         lines.append(f"other processes took {self.others_share:.0%} of the processors")
@@ -204,34 +207,43 @@ def _measure_layer(
     num_cores: int | None,
     peaks: dict[str, Peaks],
 ) -> Iterator[KernelRow]:
-    layouts: tuple[Layout, Layout] = ("dense", "sparse")
-    encoded = [plan.encode(linear_program(replace(step, layout=layout))) for layout in layouts]
+    encoded = {
+        layout: plan.encode(linear_program(replace(step, layout=layout)))
+        for layout in cost_model.layouts(kind, isas[0], code=runs_code())
+    }
     (n, k), filled = step.weight.shape, cost_model.fill(step.weight)
     for isa in isas:
-        taken = cost_model.layout(step.weight, isa)
+        taken = cost_model.layout(step.weight, isa, code=runs_code())
         with ExitStack() as opened:
-            models = [opened.enter_context(_open(each, isa, num_cores)) for each in encoded]
+            models = {
+                layout: opened.enter_context(_open(encoded[layout], isa, num_cores))
+                for layout in cost_model.layouts(kind, isa, code=runs_code())
+            }
             if sparsity == 0:
-                _raise_peaks(peaks, isa, models[0])
+                _raise_peaks(peaks, isa, models["dense"])
             peak = peaks[isa].s8_products_per_s if kind == "s8" else peaks[isa].f32_products_per_s
-            index = next(i for i, info in enumerate(models[0].steps) if info.k)
+            index = next(i for i, info in enumerate(models["dense"].steps) if info.k)
             for tokens in all_tokens if isa == isas[0] else all_tokens[:1]:
-                dense, sparse, loss = _contest(models, index, tokens, taken)
-                products = tokens * k * n * (1.0 if dense <= sparse else filled)
-                share = products / (min(dense, sparse) * 1e-6) / peak
-                yield KernelRow(kind, isa, k, n, tokens, sparsity, dense, sparse, share, taken, loss, loss <= TOLERANCE)
+                us, loss = _contest(models, index, tokens, taken)
+                fastest = min(us, key=lambda layout: us[layout])
+                products = tokens * k * n * (1.0 if fastest == "dense" else filled)
+                share = products / (us[fastest] * 1e-6) / peak
+                times = us["dense"], us["sparse"], us.get("code")
+                yield KernelRow(kind, isa, k, n, tokens, sparsity, *times, share, taken, loss, loss <= TOLERANCE)
 
 
-def _contest(models: Sequence[CompiledModel], index: int, tokens: int, taken: Layout) -> tuple[float, float, float]:
-    """The dense and the sparse kernel's time in step `index`, and by how much the one taken is slower."""
+def _contest(
+    models: Mapping[Layout, CompiledModel], index: int, tokens: int, taken: Layout
+) -> tuple[dict[Layout, float], float]:
+    """Each layout's time in step `index`, and by how much the one taken is slower than the fastest."""
     best = None
     for _ in range(_TRIES):
-        best = _best_us(models, tokens, best)
-        dense, sparse = (float(times[index]) for times in best)
-        loss = (dense if taken == "dense" else sparse) / min(dense, sparse) - 1
+        best = _best_us(list(models.values()), tokens, best)
+        us = {layout: float(times[index]) for layout, times in zip(models, best, strict=True)}
+        loss = us[taken] / min(us.values()) - 1
         if loss <= TOLERANCE:
             break
-    return dense, sparse, loss
+    return us, loss
 
 
 def _measure_steps(
@@ -283,6 +295,6 @@ def _groups(rows: Sequence[KernelRow]) -> list[list[KernelRow]]:
 def _level(group: Sequence[KernelRow]) -> float:
     """Where the straight line through the sparse times meets the dense time, 0 to 1."""
     kept = np.array([1 - row.sparsity for row in group])
-    slope, start = np.polyfit(kept, [row.sparse_us for row in group], 1)
+    slope, start = np.polyfit(kept, [row.sparse_us if row.code_us is None else row.code_us for row in group], 1)
     dense = float(np.median([row.dense_us for row in group]))
     return float(np.clip((dense - start) / slope, 0, 1)) if slope > 0 else 1.0

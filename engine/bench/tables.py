@@ -133,13 +133,26 @@ def kernels_text(found: KernelReport) -> str:
             f"{row.sparsity:.0%}",
             f"{row.dense_us:.0f}",
             f"{row.sparse_us:.0f}",
+            "" if row.code_us is None else f"{row.code_us:.0f}",
             _percent(row.peak_share),
             row.taken,
             _slower(row),
         )
         for row in found.rows
     ]
-    columns = ("type", "isa", "layer", "-tokens", "-sparsity", "-dense us", "-sparse us", "-of peak", "taken", "")
+    columns = (
+        "type",
+        "isa",
+        "layer",
+        "-tokens",
+        "-sparsity",
+        "-dense us",
+        "-sparse us",
+        "-code us",
+        "-of peak",
+        "taken",
+        "",
+    )
     isas = list(found.peaks)
     others = [
         (

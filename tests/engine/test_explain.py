@@ -19,7 +19,7 @@ from engine.bench.compare import agreement, peer
 from engine.bench.kernels import TOLERANCE, KernelReport, KernelRow, StepRow
 from engine.bench.tables import comparison_text, explanation_text, kernels_text
 from engine.errors import PipelineError
-from engine.library import usable_isas
+from engine.library import runs_code, usable_isas
 from engine.program import LinearU8
 from engine.runtime import CompiledModel, Peaks
 from tests.engine.models import Bert
@@ -161,8 +161,10 @@ def test_kernels_are_measured_both_ways() -> None:
     assert all(row.dense_us > 0 and row.sparse_us > 0 and row.peak_share > 0 for row in found.rows)
     assert found.rows[0].sparse_us > found.rows[2].sparse_us
     for row in found.rows:
-        chosen = row.dense_us if row.taken == "dense" else row.sparse_us
-        assert row.loss == pytest.approx(chosen / min(row.dense_us, row.sparse_us) - 1)
+        us = {"dense": row.dense_us, "sparse": row.sparse_us, "code": row.code_us}
+        times = {layout: time for layout, time in us.items() if time is not None}
+        assert ("code" in times) == (runs_code() and isa == "avx512vnni")
+        assert row.loss == pytest.approx(times[row.taken] / min(times.values()) - 1)
         assert row.is_fastest == (row.loss <= TOLERANCE)
     assert set(found.break_even) == {"s8"}
     measured = {row.kernel for row in found.steps}
@@ -182,7 +184,7 @@ def test_kernels_are_measured_both_ways() -> None:
 
 
 def test_a_slower_choice_makes_the_report_unsound() -> None:
-    row = KernelRow("s8", "scalar", 8, 8, 16, 0.5, 10.0, 20.0, 0.5, "sparse", 1.0, False)
+    row = KernelRow("s8", "scalar", 8, 8, 16, 0.5, 10.0, 20.0, None, 0.5, "sparse", 1.0, False)
     report = KernelReport((row,), (), {}, {}, 0.0)
     assert not report.is_sound
     assert "SLOWER by 100%" in kernels_text(report)
@@ -205,6 +207,9 @@ def test_the_cost_model_knows_dense_from_sparse_and_keeps_a_choice_that_was_made
     program = b.done(y=b.linear_u8(b.bytes(np.ones((3, 32))), few))
     (chosen,) = (s for s in cost_model.choose(program, "scalar").steps if isinstance(s, LinearU8))
     assert chosen.layout == "sparse"
+    assert cost_model.layout(few, "avx512vnni", code=True) == "code"
+    assert cost_model.layout(few, "avx2", code=True) == "sparse"
+    assert cost_model.layout(weight, "avx512vnni", code=True) == "dense"
 
 
 def test_the_commands_print_one_json_document(quantized: Path, tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ spw_status spw_code_enable(spw_plan *plan, spw_error *error) {
                     "SPARROW_CODE=0 in the environment",
                     strerror(errno));
   plan->constants = plan->code = copy;
+  spw_plan_release_file(plan);
   return SPW_OK;
 }
 

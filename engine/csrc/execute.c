@@ -254,7 +254,7 @@ static void run_linear_u8(job *j) {
       .indices = sparse ? spw_blob(s->plan, step, BLOB_INDICES) : NULL,
       .scale = spw_blob(s->plan, step, BLOB_SCALE),
       .bias = spw_blob(s->plan, step, BLOB_BIAS),
-      .correction = spw_blob(s->plan, step, BLOB_CORRECTION),
+      .correction = coded ? NULL : spw_blob(s->plan, step, BLOB_CORRECTION),
       .k = step->attributes[LINEAR_K],
       .n = step->attributes[LINEAR_N],
       .chunk = step->attributes[LINEAR_CHUNK],

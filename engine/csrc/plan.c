@@ -182,14 +182,20 @@ spw_status spw_plan_open(const char *path, spw_plan **plan, spw_error *error) {
 
 void spw_plan_retain(spw_plan *plan) { atomic_fetch_add(&plan->references, 1); }
 
+void spw_plan_release_file(spw_plan *plan) {
+  void *file = (void *)(uintptr_t)plan->file;
+  if (file != NULL && plan->mapped) {
+    munmap(file, plan->size);
+  } else {
+    spw_release(file);
+  }
+  plan->file = NULL;
+}
+
 void spw_plan_free(spw_plan *plan) {
   if (plan == NULL || atomic_fetch_sub(&plan->references, 1) != 1) return;
   if (plan->code != NULL) munmap(plan->code, plan->header.constants_size);
-  if (plan->mapped) {
-    munmap((void *)(uintptr_t)plan->file, plan->size);
-  } else {
-    spw_release((void *)(uintptr_t)plan->file);
-  }
+  spw_plan_release_file(plan);
   spw_release(plan->records);
   spw_release(plan->outputs);
   spw_release(plan);

@@ -87,7 +87,7 @@ typedef struct spw_output {
 
 struct spw_plan {
   atomic_int references;
-  const uint8_t *file; /* mapped, or a copy */
+  const uint8_t *file; /* mapped, or a copy; NULL where `code` holds all that is still needed of it */
   size_t size;
   bool mapped;
   spw_file_header header;
@@ -110,6 +110,7 @@ size_t spw_buffer_stride(const spw_file_buffer *buffer);
 spw_status spw_plan_check(spw_plan *plan, spw_error *error);
 spw_status spw_steps_check(spw_plan *plan, spw_error *error);
 void spw_plan_retain(spw_plan *plan);
+void spw_plan_release_file(spw_plan *plan);
 
 static inline const void *spw_blob(const spw_plan *plan, const spw_file_step *step, uint32_t index) {
   return plan->constants + step->blobs[index].offset;

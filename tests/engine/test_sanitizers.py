@@ -11,6 +11,7 @@ import pytest
 
 from engine import plan
 from tests.engine.programs import tiny_bert
+from tests.engine.test_code import coded_layer
 
 ROOT = Path(__file__).parents[2]
 ADDRESS, THREAD = "address,undefined", "thread"
@@ -45,6 +46,12 @@ def small_plan(tmp_path: Path) -> Path:
     return tmp_path / "m.plan"
 
 
+@pytest.fixture
+def coded_plan(tmp_path: Path) -> Path:
+    plan.write_plan(coded_layer(depth=12, rows=30, kept=0.2), tmp_path / "c.plan")
+    return tmp_path / "c.plan"
+
+
 def passes(*command: Path | str) -> None:
     environment = os.environ | {"ASAN_OPTIONS": ASAN_OPTIONS}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=environment)
@@ -56,8 +63,11 @@ def test_kernels_agree_and_stay_inside_their_outputs(builds: dict[str, Path], sa
     passes(builds[sanitizers] / "kernel_margins")
 
 
-def test_hostile_plans_never_touch_foreign_memory(builds: dict[str, Path], small_plan: Path) -> None:
-    passes(builds[ADDRESS] / "hostile_plans", small_plan)
+@pytest.mark.parametrize("of", ["small_plan", "coded_plan"])
+def test_hostile_plans_never_touch_foreign_memory(
+    builds: dict[str, Path], of: str, request: pytest.FixtureRequest
+) -> None:
+    passes(builds[ADDRESS] / "hostile_plans", request.getfixturevalue(of))
 
 
 def test_row_91_every_failing_allocation_is_a_status(builds: dict[str, Path], small_plan: Path) -> None:

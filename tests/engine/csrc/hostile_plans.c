@@ -108,7 +108,12 @@ int main(int count, char **arguments) {
     const uint32_t values[] = {0, 1, 0xffffffff, 0x7fffffff, 0x80000000, word + 1, word + 64, 17};
     for (size_t i = 0; i < sizeof values / sizeof *values; i++) change_word(bytes, at, values[i]);
   }
-  for (size_t at = header.constants; at + 4 <= size; at += 4) change_word(bytes, at, 0xffffffff);
+  for (size_t at = header.constants; at + 4 <= size; at += 4) {
+    uint32_t word;
+    memcpy(&word, original + at, 4);
+    change_word(bytes, at, 0xffffffff);
+    change_word(bytes, at, word ^ 1u << at / 4 % 32);
+  }
   spw_pool_free(pool);
   free(bytes);
   free(original);

@@ -1,0 +1,399 @@
+"""Sparse integer layers as machine code: its results, its words, and what is refused before it runs."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import shutil
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+import engine
+from engine import codegen, pack, plan
+from engine.errors import ExecutionError, PlanError
+from engine.library import runs_code
+from engine.program import Layout, LinearU8, Program, Quantization
+from engine.runtime import CompiledModel
+from tests.engine.models import Bert
+from tests.engine.programs import Builder, sparsify
+from tests.engine.test_plan import rewritten
+
+Array = NDArray[Any]
+needs_code = pytest.mark.skipif(not runs_code(), reason="machine code can't run here: CPU, system or SPARROW_CODE=0")
+
+LENGTHS: Final = (1, 16, 17, 100)
+BATCH: Final = np.random.default_rng(1).integers(0, 100, (len(LENGTHS), max(LENGTHS)))
+DEPTHS: Final = (1, 3, 4, 5, 64, 1020, 1024, 1030, 4096, 5000)
+ROWS: Final = (1, 3, 8, 20, 28, 29, 36, 56, 57, 64, 100)
+KEPT: Final = (0, 0.01, 0.2, 1)
+OPTIONS: Final = itertools.product(("none", "gelu", "relu", "tanh"), (None, Quantization(0.02, 100)), (0, 128, 255))
+CASES: Final = list(zip(itertools.product(DEPTHS, KEPT), itertools.cycle(ROWS), itertools.cycle(OPTIONS), strict=False))
+
+
+def layer(x: Array, weight: Array, layout: Layout, quantization: Quantization | None = None, **options: Any) -> Program:
+    """The layer on the bytes x[ids]; `y` is its result, dequantized where it is quantized."""
+    b = Builder("ids")
+    y = b.linear_u8(b.bytes(x), weight, quantization=quantization, **options)
+    step = b.steps[-1]
+    assert isinstance(step, LinearU8)
+    b.steps[-1] = replace(step, layout=layout)
+    return b.done(y=b.dequantize(y, quantization) if quantization else y)
+
+
+def coded_layer(depth: int = 1200, rows: int = 36, kept: float = 0.06) -> Program:
+    rng = np.random.default_rng(0)
+    weight = sparsify(rng, rng.integers(1, 128, (rows, depth)), 1 - kept)
+    return layer(rng.integers(0, 256, (3, depth)), weight, "code", zero_point=9)
+
+
+def outputs(program: Program, threads: int) -> list[Array]:
+    """The results for single sequences of all LENGTHS, then for BATCH."""
+    with CompiledModel.from_plan(plan.encode(program), threads) as model:
+        single = [model.run({"ids": BATCH[:1, :length]})["y"] for length in LENGTHS]
+        return [*single, model.run({"ids": BATCH}, LENGTHS)["y"]]
+
+
+def same_in_all_layouts(x: Array, weight: Array, **options: Any) -> list[Array]:
+    """The results of `outputs`, after checking that layouts and threads give the same bits."""
+    first, *others = (outputs(layer(x, weight, k, **options), n) for k in get_args(Layout) for n in (1, 2))
+    for other in others:
+        assert [y.tobytes() for y in other] == [y.tobytes() for y in first]
+    return first
+
+
+@needs_code
+@pytest.mark.parametrize(("shape", "rows", "options"), CASES)
+def test_code_gives_the_bits_of_the_other_layouts(shape: Any, rows: int, options: Any) -> None:
+    depth, kept = shape
+    activation, quantization, zero_point = options
+    rng = np.random.default_rng([depth, rows])
+    weight = sparsify(rng, rng.integers(-128, 128, (rows, depth)), 1 - kept)
+    scale = rng.uniform(1e-4, 3e-4, rows) / np.sqrt(max(1, depth * kept))
+    options = {"activation": activation, "scale": scale, "bias": rng.normal(size=rows)}
+    x = rng.integers(0, 256, (100, depth))
+    same_in_all_layouts(x, weight, quantization=quantization, zero_point=zero_point, **options)
+
+
+def blocks_at(rows: int, groups: int, filled_rows: Any, filled_groups: Any) -> Array:
+    weight = np.zeros((rows, groups, 4), int)
+    places = np.ix_(np.arange(rows)[filled_rows], np.arange(groups)[filled_groups])
+    weight[places] = np.random.default_rng(2).integers(-127, 128, weight[places].shape)
+    return weight.reshape(rows, -1)
+
+
+ALL: Final = slice(None)
+SPECIAL: Final = {
+    "gaps of more than 256 and 512 groups": blocks_at(30, 1300, ALL, [0, 1, 300, 301, 900, 1299]),
+    "the last group alone": blocks_at(3, 1025, ALL, [1024]),
+    "rows of zeros": blocks_at(60, 40, slice(1, None, 3), ALL),
+    "a first part without blocks": blocks_at(60, 40, slice(28, None), ALL),
+    "a part without blocks": blocks_at(90, 40, [0, 27, 56, 89], ALL),
+    "more than 256 values in a part": blocks_at(29, 40, ALL, ALL),
+    "a value of 0 modulo 256 behind a gap": blocks_at(8, 700, ALL, [*range(31), 699]),
+}
+
+
+@needs_code
+@pytest.mark.parametrize("weight", SPECIAL.values(), ids=SPECIAL)
+def test_sums_of_special_weights_are_exact(weight: Array) -> None:
+    x = np.random.default_rng(3).integers(0, 256, (100, weight.shape[1]))
+    *_, batch = same_in_all_layouts(x, weight, zero_point=77)
+    present = np.arange(max(LENGTHS)) < np.reshape(LENGTHS, (-1, 1))
+    assert np.array_equal(batch, np.where(present[..., None], (x[BATCH] - 77) @ weight.T, 0))
+
+
+def listing(filled: Array) -> list[str]:
+    """The instructions of a part [rows, groups], as codegen.py describes them."""
+    rows, value, span, lines, register, loaded = len(filled), len(filled), 0, 0, 1, -1
+    code = [f"{{disp8}} vpbroadcastd {4 * row - 512}(%rsi), %zmm{2 + row}" for row in range(rows)]
+    for group, row in np.argwhere(filled.T).tolist():
+        code += ["add $0x4000, %rdi"] * (group // 256 - span)
+        span = group // 256
+        if value % 7 == 0:
+            code.append(f"{{disp32}} prefetcht1 {64 * lines}(%rcx)")
+            lines += 1
+        if value % 256 == 0:
+            code.append("add $0x400, %rsi")
+        if group != loaded:
+            loaded, register = group, 1 - register
+            code.append(f"{{disp8}} vmovdqu32 {64 * (group % 256) - 8192}(%rdi), %zmm{register}")
+        code.append(f"{{disp8}} vpdpbusd {4 * (value % 256) - 512}(%rsi){{1to16}}, %zmm{register}, %zmm{2 + row}")
+        value += 1
+    code += [f"{{disp8}} vmovdqu32 %zmm{2 + row}, {64 * row}(%rdx)" for row in range(rows)]
+    return [*code, "ret", ".fill 6, 1, 0xcc"]
+
+
+def assembled(code: list[str], folder: Path) -> bytes:
+    if platform.machine() != "x86_64" or not (shutil.which("as") and shutil.which("objcopy")):
+        pytest.skip("this machine has no GNU assembler for x86-64")
+    (folder / "s").write_text("\n".join([*code, ""]))
+    subprocess.run(["as", folder / "s", "-o", folder / "o"], check=True)
+    subprocess.run(["objcopy", "-O", "binary", "-j", ".text", folder / "o", folder / "bin"], check=True)
+    return (folder / "bin").read_bytes()
+
+
+def test_words_are_what_an_assembler_makes_of_their_description(tmp_path: Path) -> None:
+    filled = np.random.default_rng(0).random((codegen.ROWS, 900)) < 0.07
+    filled[:, [0, 899]] = True
+    filled[:, 250:780] = False
+    blocks = np.where(filled[..., None], np.array([0, 0, -1, 0], np.int8), np.int8(0))
+    coded = codegen.generate(blocks, np.arange(codegen.ROWS, dtype=np.int32))
+    expected = listing(filled)
+    assert sum("add $0x400," in line for line in expected) > 1
+    code = assembled(expected, tmp_path)
+    assert coded.content.tobytes()[: len(code)] == code
+    ((begin, values_at, count, lines),) = coded.parts.tolist()
+    assert (begin, count) == (0, codegen.ROWS + filled.sum())
+    assert lines == sum("prefetch" in line for line in expected)
+    values = coded.content[64 * values_at :].view("<i4")[:count].tolist()
+    assert values == [*range(codegen.ROWS), *[-1 & 0xFF << 16] * int(filled.sum())]
+
+
+CODED = plan.encode(coded_layer())
+CODE_STEP: Final = struct.unpack_from("<Q", CODED, 64)[0] + 2 * plan.STEP.size
+CONSTANTS: Final = struct.unpack_from("<Q", CODED, 88)[0]
+CODE, PARTS = (CONSTANTS + struct.unpack_from("<Q", CODED, CODE_STEP + 160 + 16 * blob)[0] for blob in (0, 4))
+SECOND, VALUES = (CODE + 64 * struct.unpack_from("<I", CODED, PARTS + at)[0] for at in (16, 4))
+KINDS: Final = (0x58, 0x6F, 0x50, 0x7F, 0xC7, 0xC6, 0x91, 0xCC)
+"""The words' kinds, by the byte that tells them apart."""
+START, LOAD, PRODUCT, STORE, NEXT_GROUPS, NEXT_VALUES, PREFETCH, END = KINDS
+REGISTER: Final = int(codegen.DESTINATION[31])
+
+
+def word_at(at: int) -> int:
+    return int.from_bytes(CODED[at : at + codegen.WORD], "little")
+
+
+def kind(word: int) -> int:
+    return word >> 32 & 0xFF if word & 0xFF == 0x62 else word >> 16 & 0xFF
+
+
+def words_from(begin: int) -> dict[int, list[int]]:
+    """Where the words of each kind are, of the part whose code begins there."""
+    places: dict[int, list[int]] = {}
+    for at in itertools.count(begin, codegen.WORD):
+        places.setdefault(kind(word_at(at)), []).append(at)
+        if END in places:
+            return places
+    raise AssertionError
+
+
+FIRST, LATER = words_from(CODE), words_from(SECOND)
+
+
+def with_word(at: int, word: int) -> bytes:
+    return rewritten(CODED, at, "7s", word.to_bytes(codegen.WORD, "little"))
+
+
+def refuses(content: bytes, message: str = "its code isn't what the compiler writes") -> None:
+    with pytest.raises(PlanError, match=message):
+        CompiledModel.from_plan(content, 1)
+
+
+@pytest.mark.parametrize("replaced", KINDS)
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "0f05c3cccccccc",  # syscall
+        "ebf7cccccccccc",  # jmp -9
+        "e900000000cccc",  # jmp
+        "e800000000cccc",  # call
+        "c3909090909090",  # ret, and no breakpoints behind it
+        "cccccccccccccc",  # int3
+        "4889b700000000",  # mov [rdi], rsi
+        "48bc0000000000",  # mov rsp, a constant that reaches into the next word
+        "4881c400400000",  # add rsp, 0x4000
+    ],
+)
+def test_foreign_instructions_are_refused(replaced: int, foreign: str) -> None:
+    for at in (FIRST[replaced][0], FIRST[replaced][-1]):
+        refuses(rewritten(CODED, at, "7s", bytes.fromhex(foreign)))
+
+
+HARMLESS: Final = {PRODUCT: REGISTER | int(codegen.OPERAND[1]), LOAD: 1 << 43 | 0xFF << 48}
+"""The bits of a word by which the same instruction works on other rows and channels of the layer."""
+
+
+@pytest.mark.parametrize("changed", KINDS)
+def test_other_operands_are_refused(changed: int) -> None:
+    for at, bit in itertools.product((FIRST[changed][0], FIRST[changed][-1]), range(8 * codegen.WORD)):
+        if not HARMLESS.get(changed, 0) >> bit & 1:
+            refuses(with_word(at, word_at(at) ^ 1 << bit))
+
+
+def other_register(at: int, register: int) -> bytes:
+    return with_word(at, word_at(at) & ~REGISTER | (1 << 12 | 1 << 15) ^ int(codegen.DESTINATION[register]))
+
+
+def test_what_does_not_fit_the_part_is_refused() -> None:
+    for register in (0, 1, 30, 31):
+        refuses(other_register(FIRST[PRODUCT][5], register))
+    for register in range(codegen.FIRST_SUM + 12, 32):
+        refuses(other_register(LATER[PRODUCT][5], register))
+    refuses(with_word(FIRST[PRODUCT][0], word_at(FIRST[PRODUCT][0]) ^ int(codegen.OPERAND[1])))
+    last = FIRST[LOAD][-1]
+    for group in (300, 400, 511):
+        refuses(with_word(last, word_at(last) & (1 << 48) - 1 | (group + 128) % 256 << 48))
+    for at, word in itertools.product((5, -1), (codegen.NEXT_GROUPS, codegen.NEXT_VALUES, codegen.END)):
+        refuses(with_word(FIRST[LOAD][at], int(word)))
+
+
+@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("by", [1, -1, 100, 1 << 31, (1 << 32) - 16])
+def test_wrong_tables_of_parts_are_refused(number: int, by: int) -> None:
+    (right,) = struct.unpack_from("<I", CODED, PARTS + 4 * number)
+    refuses(rewritten(CODED, PARTS + 4 * number, "<I", (right + by) % (1 << 32)))
+
+
+def test_blobs_of_another_size_are_refused() -> None:
+    (code_size,) = struct.unpack_from("<Q", CODED, CODE_STEP + 168)
+    for size in (0, 64, code_size - 64):
+        refuses(rewritten(CODED, CODE_STEP + 168, "<Q", size))
+    for blob, size in ((168, 1 << 40), (168 + 64, 16), (168 + 64, 48)):
+        refuses(rewritten(CODED, CODE_STEP + blob, "<Q", size), "a constant")
+
+
+def run_once(content: bytes) -> Array:
+    with CompiledModel.from_plan(content, 1) as model:
+        return model.run({"ids": np.array([[0, 1, 2, 1]])})["y"]
+
+
+def is_accepted(content: bytes) -> bool:
+    """Whether a plan whose code was changed is valid; it then runs, too."""
+    try:
+        return bool(np.isfinite(run_once(content)).all())
+    except PlanError:
+        return False
+
+
+@needs_code
+def test_a_changed_byte_is_refused_or_the_layer_reads_and_adds_other_values_of_its_own() -> None:
+    rng, accepted = np.random.default_rng(4), 0
+    for at in rng.integers(0, FIRST[END][0] + codegen.WORD - CODE, 6000).tolist():
+        word = CODE + at // codegen.WORD * codegen.WORD
+        bits = int(rng.integers(1, 256)) << 8 * (at % codegen.WORD)
+        changed = with_word(word, word_at(word) ^ bits)
+        if bits & ~HARMLESS.get(kind(word_at(word)), 0):
+            refuses(changed)
+        else:
+            accepted += is_accepted(changed)
+    assert accepted > 0
+
+
+@needs_code
+def test_values_and_what_never_runs_may_be_anything() -> None:
+    behind, right = FIRST[END][0] + codegen.WORD, run_once(CODED)
+    noise = np.random.default_rng(5).integers(0, 256, SECOND - VALUES, np.uint8).tobytes()
+    assert np.array_equal(run_once(rewritten(CODED, behind, f"{VALUES - behind}s", noise)), right)
+    other = run_once(rewritten(CODED, VALUES, f"{len(noise)}s", noise))
+    assert np.array_equal(other[..., 28:], right[..., 28:])
+    assert not np.array_equal(other, right)
+
+
+@needs_code
+@pytest.mark.parametrize("isa", ["avx2", "scalar"])
+def test_other_instruction_sets_refuse_a_plan_with_code(monkeypatch: pytest.MonkeyPatch, isa: str) -> None:
+    monkeypatch.setenv("SPARROW_ISA", isa)
+    with pytest.raises(ExecutionError, match=f"machine code for avx512vnni, and {isa} is to run it"):
+        run_once(CODED)
+
+
+def sparse_model(folder: Path) -> Path:
+    onnx.save(Bert("qdq", layers=1, sparsity=0.8).build(), folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def compiled(path: Path) -> tuple[bytes, set[str], bytes, int]:
+    """The result, the integer layers' kernels, the plan's source and the inode of its file."""
+    with engine.compile(path, 1) as model:
+        y = model.run({name: np.ones((2, 5), int) for name in model.input_names})
+        kernels = {step.kernel for step in model.steps} & {"code_s8", "spmm_s8"}
+        (kept,) = path.parent.glob(".sparrow/*.plan")
+        return b"".join(a.tobytes() for a in y.values()), kernels, model.source, kept.stat().st_ino
+
+
+@needs_code
+def test_plans_with_and_without_code_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sparse_model(tmp_path)
+    coded = compiled(path)
+    monkeypatch.setenv("SPARROW_CODE", "0")
+    plain = compiled(path)
+    assert (coded[1], plain[1]) == ({"code_s8"}, {"spmm_s8"})
+    assert coded[0] == plain[0]
+    assert coded[2] != plain[2]
+    assert coded[3] != plain[3]
+    assert compiled(path) == plain
+    monkeypatch.delenv("SPARROW_CODE")
+    assert compiled(path)[:3] == coded[:3]
+
+
+FORBIDDEN = """
+import ctypes, sys, numpy, engine
+from pathlib import Path
+from engine.library import runs_code
+from engine.runtime import CompiledModel
+if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) != 0:  # PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN
+    sys.exit(77)
+with engine.compile(sys.argv[1], 1) as model:
+    y = model.run({name: numpy.ones((2, 5), int) for name in model.input_names})
+    print(runs_code(), *sorted({step.kernel for step in model.steps} & {"code_s8", "spmm_s8"}))
+for source in (Path(sys.argv[2]), Path(sys.argv[2]).read_bytes()):
+    try:
+        CompiledModel.from_plan(source, 1)
+    except engine.ExecutionError as error:
+        print(error)
+"""
+
+
+@needs_code
+def test_a_system_without_new_executable_memory_runs_layers_without_code(tmp_path: Path) -> None:
+    (tmp_path / "coded.plan").write_bytes(CODED)
+    command = [sys.executable, "-c", FORBIDDEN, str(sparse_model(tmp_path)), str(tmp_path / "coded.plan")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 77:
+        pytest.skip("this kernel can't forbid executable memory")
+    assert done.returncode == 0, done.stderr
+    first, *refusals = done.stdout.splitlines()
+    assert first == "False spmm_s8"
+    assert len(refusals) == 2
+    assert all("refuses to run" in refusal and "SPARROW_CODE=0" in refusal for refusal in refusals)
+
+
+def mappings(path: str, permissions: str) -> set[str]:
+    """The mappings of this process that end in `path` and have all these permissions."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    return {line for line in lines if line.endswith(path) and set(permissions) <= set(line.split()[1])}
+
+
+@needs_code
+def test_files_and_bytes_give_the_same_and_no_memory_is_writable_and_executable(tmp_path: Path) -> None:
+    before, path = mappings("", "wx"), tmp_path / "coded.plan"
+    plan.write_plan(coded_layer(), path)
+    given = {"ids": np.array([[0, 1, 2]])}
+    with CompiledModel.from_plan(path, 1) as file, CompiledModel.from_plan(path.read_bytes(), 1) as memory:
+        assert file.run(given)["y"].tobytes() == memory.run(given)["y"].tobytes()
+        assert mappings("", "wx") <= before
+        assert mappings(str(path), "r")
+        assert not mappings(str(path), "w")
+    assert not mappings(str(path), "")
+
+
+@needs_code
+def test_a_plan_with_code_is_described(tmp_path: Path) -> None:
+    program = coded_layer()
+    plan.write_plan(program, tmp_path / "coded.plan")
+    assert "code_u8       linear: [1] -> [2]" in plan.dump(tmp_path / "coded.plan")
+    (step,) = (step for step in program.steps if isinstance(step, LinearU8))
+    blocks = int(pack.blocks_s8(step.weight).any(axis=2).sum())
+    with CompiledModel.from_plan(CODED, 1) as model:
+        described = model.steps[2]
+    assert (described.kernel, described.k, described.n, described.weight_bytes) == ("code_s8", 1200, 36, 4 * blocks)

@@ -44,6 +44,7 @@ static uint32_t distance(uint64_t word) { return (uint32_t)((word >> 48) + REACH
 
 static uint64_t distant(uint32_t index) { return (uint64_t)((index + REACH / 2) % REACH) << 48; }
 
+/* What a part's instructions so far have passed, used and loaded. */
 typedef struct body {
   uint32_t groups_passed, values_passed, values, lines, loaded;
 } body;

@@ -9,7 +9,7 @@ enum {
   ITEMS_PER_THREAD = 4,   /* so that a thread that starts late holds nobody up */
   FETCH_AHEAD = 1 << 14,  /* bytes of the next layer's code that are fetched */
   ITEM_ROWS = 128,        /* fewest rows of a linear layer that are worth an item */
-  ATTENTION_TILES = 12    /* most query tiles of one item; each item converts its keys and values again */
+  ATTENTION_TILES = 4     /* fewest query tiles that are worth an item, since each packs the keys and values again */
 };
 
 typedef struct job {
@@ -328,10 +328,11 @@ static void run_attention(job *j) {
       .out = attention_quantization(step, 4),
       .quantized = s->plan->buffers[step->out[0]].is_u8,
   };
+  /* Queries are split as linear layers split tokens: a thread finds its own in its caches, and leaves results there. */
+  uint32_t most = at_least(ATTENTION_TILES, divide_up(s->tiles, spw_pool_threads(s->pool)));
   s->first_item[0] = 0;
   for (uint32_t b = 0; b < s->batch; b++)
-    s->first_item[b + 1] =
-        s->first_item[b] + divide_up(divide_up(s->sequences[b].tokens, SPW_LANES), ATTENTION_TILES);
+    s->first_item[b + 1] = s->first_item[b] + divide_up(divide_up(s->sequences[b].tokens, SPW_LANES), most);
   run_split(j, attention_item, s->first_item[s->batch], step->attributes[ATTENTION_HEADS]);
 }
 

@@ -28,7 +28,7 @@ FIRST_SUM: Final = 2
 REACH: Final = 256
 """Groups or values that distances of one byte reach."""
 PREFETCH_EVERY: Final = 7
-"""Products from one line of `ahead` to the next: 4 tiles fetch a whole part."""
+"""Products from one line of `ahead` to the next: two tiles fetch a whole part of any sparsity."""
 LINE: Final = 64
 WORD: Final = 7
 

@@ -138,9 +138,9 @@ class CompiledModel:
         """Opens a plan file, or a plan in memory.
 
         `num_cores` threads (default: see `cores`) are divided among `num_streams` (default 1, at most one a core).
-        SPARROW_ISA in the environment forces an instruction set; a plan that holds machine code for another is refused at
-        the first run. Raises PlanError for a damaged plan, and
-        ExecutionError when the library, the instruction set, memory or threads are missing.
+        SPARROW_ISA in the environment forces an instruction set; a plan with machine code for another one is refused at
+        the first run. Raises PlanError for a damaged plan, and ExecutionError when the library, the instruction set,
+        memory or threads are missing.
         """
         _at_least_one("num_cores", num_cores)
         _at_least_one("num_streams", num_streams)

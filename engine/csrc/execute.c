@@ -53,6 +53,11 @@ static void part(uint32_t count, uint32_t unit, uint32_t parts, uint32_t index, 
   *end = at_most((uint32_t)(units * (index + 1) / parts) * unit, count);
 }
 
+/* The tiles that are one thread's own, or the fewest that are worth to be taken together. */
+static uint32_t share_of_thread(const spw_session *s, uint32_t tiles, uint32_t fewest) {
+  return at_least(fewest, divide_up(tiles, spw_pool_threads(s->pool)));
+}
+
 static void *scratch_of(const job *j, uint32_t worker) {
   return j->session->scratch + worker * j->session->scratch_stride;
 }
@@ -264,7 +269,7 @@ static void run_linear_u8(job *j) {
   };
   if (coded) {
     find_code(j);
-    run_linear(j, code_s8_item, step->attributes[LINEAR_N], at_least(4, divide_up(j->tiles, spw_pool_threads(s->pool))));
+    run_linear(j, code_s8_item, step->attributes[LINEAR_N], share_of_thread(s, j->tiles, SPW_CODE_TILES));
   } else if (sparse) {
     run_linear(j, spmm_s8_item, step->attributes[LINEAR_N], SPW_SPARSE_TILES);
   } else {
@@ -329,7 +334,7 @@ static void run_attention(job *j) {
       .quantized = s->plan->buffers[step->out[0]].is_u8,
   };
   /* Queries are split as linear layers split tokens: a thread finds its own in its caches, and leaves results there. */
-  uint32_t most = at_least(ATTENTION_TILES, divide_up(s->tiles, spw_pool_threads(s->pool)));
+  uint32_t most = share_of_thread(s, s->tiles, ATTENTION_TILES);
   s->first_item[0] = 0;
   for (uint32_t b = 0; b < s->batch; b++)
     s->first_item[b + 1] = s->first_item[b] + divide_up(divide_up(s->sequences[b].tokens, SPW_LANES), most);

@@ -21,11 +21,12 @@ enum {
   SPW_ROW_BLOCK = 8, /* rows of a packed dense weight that lie together: [N/8][K/4][8][4] or [N/8][K][8] */
   SPW_SPARSE_TILES = 4, /* most tiles that one pass over a sparse weight computes, and */
   SPW_SPARSE_ROWS = 256, /* the rows whose sums wait in memory meanwhile */
+  SPW_DENSE_TILES = 4, /* most tiles of one pass over a dense weight, and of attention */
   SPW_PAIR_ROWS = 128, /* rows of a sparse integer weight among which pairs are made; divides SPW_SPARSE_ROWS */
   SPW_PAIR_HEADER = 5, /* numbers that lie before a pair's indices */
-  SPW_CODE_ROWS = 28, /* rows of one part of a weight that is code, and */
+  SPW_CODE_ROWS = 28, /* rows of one part of a weight that is code */
+  SPW_CODE_TILES = 4, /* fewest tiles for which it is worth to fetch such a part */
   SPW_CODE_REACH = 256, /* the groups and values that its distances reach */
-  SPW_DENSE_TILES = 4,  /* the same for a dense one and for attention */
   SPW_TABLES = 4     /* most embedding tables that one step adds */
 };
 

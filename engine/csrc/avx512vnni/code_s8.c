@@ -3,10 +3,7 @@
 #define SUMS_ARE_CORRECTED 1
 #include "linear_store.h"
 
-enum {
-  CACHED_BYTES = 320 << 10, /* of activations, which each part reads anew, in the second-level cache */
-  FEWEST_TILES = 4          /* for which it is worth to fetch code */
-};
+enum { CACHED_BYTES = 320 << 10 }; /* of activations, which each part reads anew, in the second-level cache */
 
 typedef void (*code)(const uint8_t *x, const int8_t *weights, uint8_t *sums, const uint8_t *ahead);
 
@@ -56,7 +53,7 @@ void SPW_KERNEL(code_s8)(const spw_linear_u8 *step, uint32_t tile_begin, uint32_
                          uint32_t row_end, void *scratch) {
   uint32_t parts = (step->n + SPW_CODE_ROWS - 1) / SPW_CODE_ROWS;
   uint32_t block = (uint32_t)(CACHED_BYTES / step->x.stride);
-  if (block < FEWEST_TILES) block = FEWEST_TILES;
+  if (block < SPW_CODE_TILES) block = SPW_CODE_TILES;
   for (uint32_t tile = tile_begin; tile < tile_end; tile += block)
     for (uint32_t part = row_begin / SPW_CODE_ROWS; part * SPW_CODE_ROWS < row_end; part++)
       run_part(step, part, tile, at_most(tile_end, tile + block), part_bytes(step, part + 1, parts), scratch);

@@ -78,8 +78,8 @@ SPW_EXPORT int spw_isa_supported(const char *name);
 /* 1 when this CPU and this system can run plans that hold machine code, which the Python package then writes. */
 SPW_EXPORT int spw_code_supported(void);
 
-/* Maps a plan file, read-only, and checks all of it, machine code included. A file that is being run must not be changed in place:
- * replace it by renaming another over it. What was checked is what runs, so open no file that somebody else can write. */
+/* Maps a plan file, read-only, and checks all of it, machine code included. A file that is being run must not be
+ * changed in place: replace it by renaming another over it, and open none that somebody else can write. */
 SPW_EXPORT spw_status spw_plan_open(const char *path, spw_plan **plan, spw_error *error);
 /* The same from a copy of `size` bytes. */
 SPW_EXPORT spw_status spw_plan_from_memory(const void *bytes, size_t size, spw_plan **plan,

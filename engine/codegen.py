@@ -21,38 +21,26 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-ROWS: Final = 28
-"""Rows of a part, each with a register for its sums; `SPW_CODE_ROWS`."""
-FIRST_SUM: Final = 2
-"""The register of a part's first row; those before hold activations, in turns."""
+from engine.finish import DESTINATION, FIRST_SUM, OPERAND, ROWS, Finish, word, words
+
 REACH: Final = 256
 """Groups or values that distances of one byte reach."""
-PREFETCH_EVERY: Final = 7
-"""Products from one line of `ahead` to the next: two tiles fetch a whole part of any sparsity."""
+FETCHING_TILES: Final = 4
+"""Tiles among whose products a whole part is fetched, `SPW_CODE_TILES`: all at once would hold up other loads."""
 LINE: Final = 64
 WORD: Final = 7
 
 Array = NDArray[Any]
 
 
-def _word(text: str) -> np.uint64:
-    return np.uint64(int.from_bytes(bytes.fromhex(text), "little"))
-
-
-START: Final = _word("62f27d48584600")  # vpbroadcastd zmm, [rsi + 4 d]
-LOAD: Final = _word("62f17e486f4700")  # vmovdqu32 zmm, [rdi + 64 d]
-PRODUCT: Final = _word("62f27d58504600")  # vpdpbusd zmm, zmm, dword [rsi + 4 d]{1to16}
-STORE: Final = _word("62f17e487f4200")  # vmovdqu32 [rdx + 64 d], zmm
-NEXT_GROUPS: Final = _word("4881c700400000")  # add rdi, 64 * REACH
-NEXT_VALUES: Final = _word("4881c600040000")  # add rsi, 4 * REACH
-PREFETCH: Final = _word("0f189100000000")  # prefetcht1 [rcx + d]
-END: Final = _word("c3cccccccccccc")  # ret
-
-_REGISTERS = np.arange(32, dtype=np.uint64)
-DESTINATION: Final = (_REGISTERS >> 3 & 1) << 15 ^ (_REGISTERS >> 4 & 1) << 12 ^ (_REGISTERS & 7) << 43
-"""The bits that each register changes in a word that writes or stores it."""
-OPERAND: Final = _REGISTERS[:FIRST_SUM] << 19
-"""The bits that a register of activations changes in a word that multiplies it."""
+START: Final = np.uint64(word("62f27d48584600"))  # vpbroadcastd zmm, [rsi + 4 d]
+LOAD: Final = np.uint64(word("62f17e486f4700"))  # vmovdqu32 zmm, [rdi + 64 d]
+PRODUCT: Final = np.uint64(word("62f27d58504600"))  # vpdpbusd zmm, zmm, dword [rsi + 4 d]{1to16}
+STORE: Final = np.uint64(word("62f17e487f4200"))  # vmovdqu32 [rdx + 64 d], zmm
+NEXT_GROUPS: Final = np.uint64(word("4881c700400000"))  # add rdi, 64 * REACH
+NEXT_VALUES: Final = np.uint64(word("4881c600040000"))  # add rsi, 4 * REACH
+PREFETCH: Final = np.uint64(word("0f189100000000"))  # prefetcht1 [rcx + d]
+END: Final = np.uint64(word("c3cccccccccccc"))  # ret
 
 
 @dataclass(frozen=True)
@@ -67,28 +55,37 @@ class CodedWeight:
     parts: NDArray[np.uint32]
 
 
-def generate(blocks: NDArray[np.int8], starts: NDArray[np.int32]) -> CodedWeight:
-    """The code of weight [N, K/4, 4], whose rows' sums start from `starts` [N]."""
-    content, parts, at = [], [], 0
-    for first in range(0, len(blocks), ROWS):
-        rows = np.ascontiguousarray(blocks[first : first + ROWS]).view("<i4")[..., 0]
+def generate(blocks: NDArray[np.int8], starts: NDArray[np.int32], finish: Finish = "stored") -> CodedWeight:
+    """The code of weight [N, K/4, 4], whose rows' sums start from `starts` [N]. Whole parts finish as is said."""
+    content, parts, at, most = [], [], 0, ROWS[finish]
+    for first in range(0, len(blocks), most):
+        rows = np.ascontiguousarray(blocks[first : first + most]).view("<i4")[..., 0]
         group, row = np.nonzero(rows.T)
-        words, lines = _instructions(len(rows), group, row)
-        values = np.concatenate([starts[first : first + ROWS], rows[row, group]])
-        content += [_lines(_bytes(words)), _lines(values.astype("<i4").view(np.uint8))]
+        between = words(finish) if len(rows) == most else words("stored")
+        code, lines = _instructions(len(rows), group, row, between)
+        values = np.concatenate([starts[first : first + most], rows[row, group]])
+        content += [_lines(_bytes(code)), _lines(values.astype("<i4").view(np.uint8))]
         parts.append((at, at + len(content[-2]) // LINE, len(values), lines))
         at += (len(content[-2]) + len(content[-1])) // LINE
     return CodedWeight(np.concatenate(content), np.array(parts, np.uint32))
 
 
-def _instructions(rows: int, group: Array, row: Array) -> tuple[Array, int]:
-    """The words of a part whose blocks lie in those groups and rows, sorted so, and how many of them prefetch."""
-    place = rows + np.arange(len(group))
+def _instructions(rows: int, group: Array, row: Array, between: NDArray[np.uint64]) -> tuple[Array, int]:
+    """The words of a part whose blocks lie in those groups and rows, sorted so, and how many of them prefetch.
+
+    The words of `between` are spread evenly among the others.
+    """
+    products = np.arange(len(group))
+    place = rows + products
     is_new = np.diff(group, prepend=-1) > 0
     further = np.diff(group // REACH, prepend=0)
     new_values = place % REACH == 0
-    fetches = place % PREFETCH_EVERY == 0
-    at = np.cumsum(1 + is_new + further + new_values + fetches) - 1
+    size = WORD * (2 * rows + len(group) + np.count_nonzero(is_new) + len(between)) + 4 * (rows + len(group))
+    lines = min(len(group), -(-size // (LINE * FETCHING_TILES)))
+    fetches = np.diff(_spread(lines, products), prepend=0) > 0
+    passed = _spread(len(between), products)
+    put = np.diff(passed, prepend=0)
+    at = np.cumsum(1 + is_new + further + new_values + fetches + put) - 1
 
     body = np.full(at[-1] + 1 if len(at) else 0, NEXT_GROUPS)
     register = (np.cumsum(is_new) - 1) % FIRST_SUM
@@ -98,13 +95,20 @@ def _instructions(rows: int, group: Array, row: Array) -> tuple[Array, int]:
     at = at - new_values
     body[at[new_values]] = NEXT_VALUES
     at = at - fetches
-    lines = int(np.count_nonzero(fetches))
-    body[at[fetches]] = PREFETCH | np.arange(lines, dtype=np.uint64) * np.uint64(LINE) << np.uint64(24)
+    line = np.arange(np.count_nonzero(fetches), dtype=np.uint64) * np.uint64(LINE)
+    body[at[fetches]] = PREFETCH | line << np.uint64(24)
+    count = int(passed[-1]) if len(passed) else 0
+    body[np.repeat(at - passed, put) + np.arange(count)] = between[:count]
 
     sums = FIRST_SUM + np.arange(rows)
     start = START ^ DESTINATION[sums] | _distance(np.arange(rows))
     store = STORE ^ DESTINATION[sums] | np.arange(rows, dtype=np.uint64) << np.uint64(48)
-    return np.concatenate([start, body, store, [END]]), lines
+    return np.concatenate([start, body, between[count:], store, [END]]), len(line)
+
+
+def _spread(count: int, products: Array) -> Array:
+    """How many of `count` words stand before each product, when they lie evenly between, before and after them."""
+    return count * (products + 1) // (len(products) + 1)
 
 
 def _distance(index: Array) -> Array:

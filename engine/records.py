@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import codegen, cost_model, pack
+from engine import codegen, cost_model, finish, pack
 from engine.program import (
     Activate,
     Activation,
@@ -135,20 +135,34 @@ def _linear_f32(step: LinearF32, _: Program) -> Record:
     return Record("linear_f32", step.name, (step.input,), (step.out,), attributes, (), blobs)
 
 
+GELU_POINTS_PER_UNIT: Final = np.float32(15.49 / 5.75)
+"""GELU's argument in units of the distance between its points, `spw_gelu` of kernels.h."""
+
+
+def _unit(step: LinearU8) -> np.float32:
+    """What scale and bias are multiplied by, to spare kernels a product (kernels.h, `spw_linear_u8`)."""
+    if step.quantization is None or step.activation == "tanh":
+        return np.float32(1)
+    return GELU_POINTS_PER_UNIT if step.activation == "gelu" else np.float32(1 / step.quantization.scale)
+
+
 def _linear_u8(step: LinearU8, _: Program) -> Record:
     pack.check_linear(step)
     weight = np.ascontiguousarray(step.weight)
     rows, depth = weight.shape
     scale, zero_point = _quantization(step.quantization)
     attributes = [depth, rows, ACTIVATIONS.index(step.activation), zero_point]
-    per_row = pack.pad_rows(_f32(step.bias)), pack.pad_rows(_f32(step.scale))
+    unit = _unit(step)
+    per_row = pack.pad_rows(_f32(step.bias) * unit), pack.pad_rows(_f32(step.scale) * unit)
     correction = pack.correction(weight, step.zero_point)
     blobs: tuple[Array | None, ...]
     match step.layout or cost_model.layout(weight):
         case "dense":
             op, blobs = "linear_u8", (pack.dense_s8(weight), *per_row, correction)
         case "code":
-            coded = codegen.generate(pack.blocks_s8(weight), -correction)
+            does = finish.of(step.activation, rows, quantized=step.quantization is not None)
+            attributes.append(finish.FINISHES.index(does))
+            coded = codegen.generate(pack.blocks_s8(weight), -correction, does)
             op, blobs = "code_u8", (coded.content, *per_row, None, coded.parts)
         case "sparse":
             sparse = pack.sparse_s8(weight)

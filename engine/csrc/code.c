@@ -1,6 +1,7 @@
 #include "code.h"
 
 #include <errno.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -23,6 +24,8 @@ enum { WORD = 7, LINE = 64, FIRST_SUM = 2, REACH = 256, MOST_LINES = 1 << 20 };
 #define DESTINATION (BITS(1, 12) | BITS(1, 15) | BITS(3, 43))
 #define OPERAND BITS(1, 19)
 #define DISTANCE BITS(8, 48)
+#define ANY_OPERAND (BITS(4, 19) | BITS(1, 27))
+#define SECOND (BITS(2, 13) | BITS(3, 40))
 
 static uint64_t word_at(const uint8_t *at) {
   uint64_t word;
@@ -44,48 +47,107 @@ static uint32_t distance(uint64_t word) { return (uint32_t)((word >> 48) + REACH
 
 static uint64_t distant(uint32_t index) { return (uint64_t)((index + REACH / 2) % REACH) << 48; }
 
+/* The kinds of finish.py's instructions: what a word of each has, but for the bits that say which registers and which
+ * distance. Registers are free, since no address is made of them. */
+typedef struct form {
+  uint64_t bits, free;
+  enum { REGISTERS, FLOAT, FRAME_LINE, RESULT } operand;
+} form;
+
+#define ONE_OPERAND (DESTINATION | DISTANCE)
+#define TWO_OPERANDS (DESTINATION | ANY_OPERAND | DISTANCE)
+#define TWO_REGISTERS ((DESTINATION | SECOND) << 8)
+#define THREE_REGISTERS ((DESTINATION | ANY_OPERAND | SECOND) << 8)
+static const form forms[] = {
+    {0x00425b487cf162, ONE_OPERAND, FRAME_LINE},     /* vcvtdq2ps */
+    {0x004218487df262, ONE_OPERAND, FLOAT},          /* vbroadcastss */
+    {0x0042a8587df262, TWO_OPERANDS, FLOAT},         /* vfmadd213ps */
+    {0x004298587df262, TWO_OPERANDS, FLOAT},         /* vfmadd132ps */
+    {0x004254587cf162, TWO_OPERANDS, FLOAT},         /* vandps */
+    {0x00425d587cf162, TWO_OPERANDS, FLOAT},         /* vminps */
+    {0x004258587cf162, TWO_OPERANDS, FLOAT},         /* vaddps */
+    {0x00425c587cf162, TWO_OPERANDS, FLOAT},         /* vsubps */
+    {0x004216487df262, TWO_OPERANDS, FRAME_LINE},    /* vpermps */
+    {0x0042fd487df162, TWO_OPERANDS, FRAME_LINE},    /* vpaddw */
+    {0x004200487df262, TWO_OPERANDS, FRAME_LINE},    /* vpshufb */
+    {0x00407f487ed162, ONE_OPERAND, RESULT},         /* vmovdqu32 */
+    {0xc0a8487df2622e, THREE_REGISTERS, REGISTERS},  /* vfmadd213ps */
+    {0xc05f487cf1622e, THREE_REGISTERS, REGISTERS},  /* vmaxps */
+    {0xc05d487cf1622e, THREE_REGISTERS, REGISTERS},  /* vminps */
+    {0xc05c487cf1622e, THREE_REGISTERS, REGISTERS},  /* vsubps */
+    {0xc05b487df1622e, TWO_REGISTERS, REGISTERS},    /* vcvtps2dq */
+    {0xc06b487df1622e, THREE_REGISTERS, REGISTERS},  /* vpackssdw */
+    {0xc067487df1622e, THREE_REGISTERS, REGISTERS},  /* vpackuswb */
+    {0xc0ef487df1622e, THREE_REGISTERS, REGISTERS},  /* vpxord */
+};
+_Static_assert(offsetof(spw_code_frame, sums) - offsetof(spw_code_frame, scale) >= 256 &&
+                   offsetof(spw_code_frame, sums) >= 512 && sizeof(((spw_code_frame *)NULL)->sums) >= 512,
+               "every distance of a byte, counted in floats, stays within the frame");
+
+/* Whether a word is one of `forms`, and reads and writes within the frame and the part's results. */
+static bool finishes(uint64_t word, const spw_code_shape *shape) {
+  int32_t lines = (int8_t)(word >> 48), above = (int32_t)offsetof(spw_code_frame, sums) / LINE;
+  int32_t rows = (int32_t)spw_code_rows(shape->finish), results = shape->finish == SPW_FLOATS ? rows : rows / 4;
+  for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+    if ((word ^ forms[i].bits) & ~forms[i].free) continue;
+    if (forms[i].operand == FRAME_LINE) return lines >= -above && lines < rows;
+    return forms[i].operand != RESULT || (lines >= 0 && lines < results);
+  }
+  return false;
+}
+
 /* What a part's instructions so far have passed, used and loaded. */
 typedef struct body {
-  uint32_t groups_passed, values_passed, values, lines, loaded;
+  const spw_code_shape *shape;
+  uint32_t rows, groups_passed, values_passed, values, lines, loaded;
 } body;
 
 /* The next instruction of a part's body; false where it ends or isn't valid. */
-static bool accept(body *b, uint64_t word, uint32_t rows, uint32_t groups) {
+static bool accept(body *b, uint64_t word) {
   uint32_t index = destination(word);
   if ((word & ~(DESTINATION | OPERAND | DISTANCE)) == (WORD_PRODUCT & ~(DESTINATION | OPERAND))) {
     uint32_t operand = ~(uint32_t)(word >> 19) & 1;
-    return index >= FIRST_SUM && index - FIRST_SUM < rows && (b->loaded >> operand & 1) &&
+    return index >= FIRST_SUM && index - FIRST_SUM < b->rows && (b->loaded >> operand & 1) &&
            b->values_passed + distance(word) == b->values++;
   }
   if ((word & ~(DESTINATION | DISTANCE)) == (WORD_LOAD & ~DESTINATION)) {
     b->loaded |= 1u << (index & 1);
-    return index < FIRST_SUM && b->groups_passed + distance(word) < groups;
+    return index < FIRST_SUM && b->groups_passed + distance(word) < b->shape->groups;
   }
   if (word == (WORD_PREFETCH | (uint64_t)b->lines * LINE << 24)) return ++b->lines < MOST_LINES;
   if (word == WORD_NEXT_VALUES) return (b->values_passed += REACH) == b->values;
-  return word == WORD_NEXT_GROUPS && (b->groups_passed += REACH) < groups;
+  if (word == WORD_NEXT_GROUPS) return (b->groups_passed += REACH) < b->shape->groups;
+  return b->rows == spw_code_rows(b->shape->finish) && b->shape->finish != SPW_STORED && finishes(word, b->shape);
 }
 
-bool spw_code_is_valid(const uint8_t *content, size_t size, const spw_code_part *parts, uint32_t count, uint32_t index,
-                       uint32_t rows, uint32_t groups) {
-  const spw_code_part *part = &parts[index];
+static bool part_is_valid(const uint8_t *content, const spw_code_part *part, size_t limit, uint32_t rows,
+                          const spw_code_shape *shape) {
   size_t begin = (size_t)part->code * LINE, end = (size_t)part->start * LINE;
-  size_t limit = index + 1 < count ? (size_t)parts[index + 1].code * LINE : size;
-  if (begin > end || end > limit || limit > size || part->values > (limit - end) / 4 ||
+  if (begin > end || end > limit || limit > shape->size || part->values > (limit - end) / 4 ||
       end - begin < ((size_t)2 * rows + 1) * WORD + 1)
     return false;
   const uint8_t *at = content + begin, *last = content + end - sizeof(uint64_t);
   for (uint32_t row = 0; row < rows; row++, at += WORD)
     if (word_at(at) != (with_destination(WORD_START, FIRST_SUM + row) | distant(row))) return false;
-  body b = {.values = rows};
+  body b = {.shape = shape, .rows = rows, .values = rows};
   while (at <= last && word_at(at) != with_destination(WORD_STORE, FIRST_SUM)) {
-    if (!accept(&b, word_at(at), rows, groups)) return false;
+    if (!accept(&b, word_at(at))) return false;
     at += WORD;
   }
   if (at > last || (size_t)(last - at) < (size_t)rows * WORD) return false;
   for (uint32_t row = 0; row < rows; row++, at += WORD)
     if (word_at(at) != (with_destination(WORD_STORE, FIRST_SUM + row) | (uint64_t)row << 48)) return false;
   return word_at(at) == WORD_END && b.values == part->values && b.lines == part->lines;
+}
+
+bool spw_code_is_valid(const uint8_t *content, const spw_code_part *parts, spw_code_shape shape) {
+  uint32_t most = spw_code_rows(shape.finish);
+  for (uint32_t first = 0; first < shape.rows; first += most, parts++) {
+    uint32_t rows = shape.rows - first < most ? shape.rows - first : most;
+    size_t limit = first + rows < shape.rows ? (size_t)parts[1].code * LINE : shape.size;
+    if (!part_is_valid(content, parts, limit, rows, &shape)) return false;
+  }
+  return true;
 }
 
 static uint8_t *executable_copy(const uint8_t *from, size_t size) {

@@ -5,9 +5,15 @@
 
 #include "plan.h"
 
-/* Whether part `index` of a weight's code is right for `rows` rows and `groups` groups of four channels. */
-bool spw_code_is_valid(const uint8_t *content, size_t size, const spw_code_part *parts, uint32_t count, uint32_t index,
-                       uint32_t rows, uint32_t groups);
+/* A weight that is code: its rows, its groups of four channels, what it does with its sums, and its bytes. */
+typedef struct spw_code_shape {
+  uint32_t rows, groups;
+  spw_finish finish;
+  size_t size;
+} spw_code_shape;
+
+/* Whether every part of a weight holds only what the compiler writes, on this layer's own rows and channels. */
+bool spw_code_is_valid(const uint8_t *content, const spw_code_part *parts, spw_code_shape shape);
 
 /* Makes a checked plan's constants executable, in a copy where the file's system or the plan's memory doesn't allow
  * it in place. */

@@ -1,91 +1,11 @@
-/* Runs the steps one after another, each split over the pool. Nothing here allocates or can fail: all was
- * checked when the plan was opened and when the request was prepared. */
+/* Runs the steps one after another, each split over the pool. */
+#include "execute.h"
+
 #include <string.h>
 
-#include "session.h"
-#include "steps.h"
-
 enum {
-  ITEMS_PER_THREAD = 4,   /* so that a thread that starts late holds nobody up */
-  FETCH_AHEAD = 1 << 14,  /* bytes of the next layer's code that are fetched */
-  ITEM_ROWS = 128,        /* fewest rows of a linear layer that are worth an item */
-  ATTENTION_TILES = 4     /* fewest query tiles that are worth an item, since each packs the keys and values again */
+  ATTENTION_TILES = 4 /* fewest query tiles that are worth an item, since each packs the keys and values again */
 };
-
-typedef struct job {
-  spw_session *session;
-  const spw_kernels *kernels;
-  const spw_file_step *step;
-  uint32_t tiles;                 /* of the step's rows: tokens or sequences */
-  uint32_t tile_parts, row_parts; /* items = tile_parts * row_parts */
-  uint32_t rows;
-  union {
-    spw_linear_u8 linear_u8;
-    spw_linear_f32 linear_f32;
-    spw_attention attention;
-    spw_layernorm layernorm;
-    spw_quantize quantize;
-    spw_elementwise elementwise;
-    spw_embed embed;
-  } args;
-} job;
-
-static spw_tiles tiles_of(const spw_session *s, uint32_t id) {
-  if (id == SPW_ABSENT) return (spw_tiles){NULL, 0};
-  const spw_file_buffer *b = &s->plan->buffers[id];
-  return (spw_tiles){s->arena + b->offset * s->tiles, spw_buffer_stride(b)};
-}
-
-static uint32_t channels_of(const spw_session *s, uint32_t id) { return s->plan->buffers[id].channels; }
-
-static uint32_t tiles_count(const spw_session *s, uint32_t id) {
-  return s->plan->buffers[id].per_batch ? s->batch_tiles : s->tiles;
-}
-
-static uint32_t at_most(uint32_t a, uint32_t b) { return a < b ? a : b; }
-static uint32_t at_least(uint32_t a, uint32_t b) { return a > b ? a : b; }
-static uint32_t divide_up(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
-
-/* Part `index` of `parts` of [0, count), each a whole number of `unit`s but the last. */
-static void part(uint32_t count, uint32_t unit, uint32_t parts, uint32_t index, uint32_t *begin, uint32_t *end) {
-  uint64_t units = divide_up(count, unit);
-  *begin = at_most((uint32_t)(units * index / parts) * unit, count);
-  *end = at_most((uint32_t)(units * (index + 1) / parts) * unit, count);
-}
-
-/* The tiles that are one thread's own, or the fewest that are worth to be taken together. */
-static uint32_t share_of_thread(const spw_session *s, uint32_t tiles, uint32_t fewest) {
-  return at_least(fewest, divide_up(tiles, spw_pool_threads(s->pool)));
-}
-
-static void *scratch_of(const job *j, uint32_t worker) {
-  return j->session->scratch + worker * j->session->scratch_stride;
-}
-
-static void run_split(job *j, spw_task task, uint32_t tile_parts, uint32_t row_parts) {
-  j->tile_parts = at_least(1, tile_parts);
-  j->row_parts = at_least(1, row_parts);
-  spw_pool_run(j->session->pool, task, j, j->tile_parts * j->row_parts);
-}
-
-static void run_tiles(job *j, spw_task task) {
-  uint32_t wanted = spw_pool_threads(j->session->pool) * ITEMS_PER_THREAD;
-  run_split(j, task, at_most(j->tiles, wanted), 1);
-}
-
-/* Tiles are split first, in whole groups of `group`, so that a thread finds its activations in its own caches; then
- * rows, so that there are items to take over from a thread that is late. */
-static void run_linear(job *j, spw_task task, uint32_t rows, uint32_t group) {
-  uint32_t wanted = spw_pool_threads(j->session->pool) * ITEMS_PER_THREAD;
-  uint32_t tile_parts = at_most(wanted, divide_up(j->tiles, group));
-  j->rows = rows;
-  run_split(j, task, tile_parts, at_most(divide_up(wanted, tile_parts), divide_up(rows, ITEM_ROWS)));
-}
-
-static void linear_part(const job *j, uint32_t item, uint32_t tiles, uint32_t rows, uint32_t range[4]) {
-  part(j->tiles, tiles, j->tile_parts, item / j->row_parts, &range[0], &range[1]);
-  part(j->rows, rows, j->row_parts, item % j->row_parts, &range[2], &range[3]);
-}
 
 static void embed_item(void *context, uint32_t item, uint32_t worker) {
   const job *j = context;
@@ -167,114 +87,6 @@ static void run_quantize(job *j) {
                                     channels_of(s, j->step->in[0]),
                                     {j->step->scalars[0], (int32_t)j->step->attributes[0]}};
   run_tiles(j, quantize_item);
-}
-
-static void gemm_f32_item(void *context, uint32_t item, uint32_t worker) {
-  const job *j = context;
-  uint32_t r[4];
-  (void)worker;
-  linear_part(j, item, SPW_DENSE_TILES * 3, SPW_ROW_BLOCK, r);
-  j->kernels->gemm_f32(&j->args.linear_f32, r[0], r[1], r[2], r[3]);
-}
-
-static void spmm_f32_item(void *context, uint32_t item, uint32_t worker) {
-  const job *j = context;
-  uint32_t r[4];
-  linear_part(j, item, SPW_SPARSE_TILES, SPW_ROW_BLOCK, r);
-  j->kernels->spmm_f32(&j->args.linear_f32, r[0], r[1], r[2], r[3], scratch_of(j, worker));
-}
-
-static void run_linear_f32(job *j) {
-  const spw_session *s = j->session;
-  const spw_file_step *step = j->step;
-  bool sparse = step->op == SPW_SPARSE_F32;
-  j->args.linear_f32 = (spw_linear_f32){
-      .x = tiles_of(s, step->in[0]),
-      .y = tiles_of(s, step->out[0]),
-      .weights = spw_blob(s->plan, step, BLOB_WEIGHTS),
-      .bias = spw_blob(s->plan, step, BLOB_BIAS),
-      .starts = sparse ? spw_blob(s->plan, step, BLOB_STARTS) : NULL,
-      .indices = sparse ? spw_blob(s->plan, step, BLOB_INDICES) : NULL,
-      .k = step->attributes[LINEAR_K],
-      .n = step->attributes[LINEAR_N],
-      .chunk = step->attributes[LINEAR_CHUNK],
-      .activation = (spw_activation)step->attributes[LINEAR_ACTIVATION],
-  };
-  if (sparse) {
-    run_linear(j, spmm_f32_item, step->attributes[LINEAR_N], SPW_SPARSE_TILES);
-  } else {
-    run_linear(j, gemm_f32_item, step->attributes[LINEAR_N], SPW_DENSE_TILES * 3);
-  }
-}
-
-static void gemm_s8_item(void *context, uint32_t item, uint32_t worker) {
-  const job *j = context;
-  uint32_t r[4];
-  (void)worker;
-  linear_part(j, item, SPW_DENSE_TILES * 3, SPW_ROW_BLOCK, r);
-  j->kernels->gemm_s8(&j->args.linear_u8, r[0], r[1], r[2], r[3]);
-}
-
-static void spmm_s8_item(void *context, uint32_t item, uint32_t worker) {
-  const job *j = context;
-  uint32_t r[4];
-  linear_part(j, item, SPW_SPARSE_TILES, SPW_PAIR_ROWS, r);
-  r[3] = divide_up(r[3], SPW_ROW_BLOCK) * SPW_ROW_BLOCK;
-  j->kernels->spmm_s8(&j->args.linear_u8, r[0], r[1], r[2], r[3], scratch_of(j, worker));
-}
-
-static void code_s8_item(void *context, uint32_t item, uint32_t worker) {
-  const job *j = context;
-  uint32_t r[4];
-  linear_part(j, item, 1, SPW_CODE_ROWS, r);
-  j->kernels->code_s8(&j->args.linear_u8, r[0], r[1], r[2], r[3], scratch_of(j, worker));
-}
-
-/* A coded layer's first part is fetched while the one before it runs its last. */
-static void find_code(job *j) {
-  const spw_plan *plan = j->session->plan;
-  spw_linear_u8 *args = &j->args.linear_u8;
-  args->parts = spw_blob(plan, j->step, BLOB_STARTS);
-  args->weights_end = (const uint8_t *)args->weights + j->step->blobs[BLOB_WEIGHTS].size;
-  args->next_code = args->next_code_end = args->weights_end;
-  const spw_file_step *end = plan->steps + plan->header.step_count;
-  for (const spw_file_step *next = j->step + 1; next < end; next++) {
-    if (next->op != SPW_CODE_U8) continue;
-    args->next_code = spw_blob(plan, next, BLOB_WEIGHTS);
-    uint64_t size = next->blobs[BLOB_WEIGHTS].size;
-    args->next_code_end = args->next_code + (size < FETCH_AHEAD ? size : FETCH_AHEAD);
-    return;
-  }
-}
-
-static void run_linear_u8(job *j) {
-  const spw_session *s = j->session;
-  const spw_file_step *step = j->step;
-  bool sparse = step->op == SPW_SPARSE_U8, coded = step->op == SPW_CODE_U8;
-  j->args.linear_u8 = (spw_linear_u8){
-      .x = tiles_of(s, step->in[0]),
-      .y = tiles_of(s, step->out[0]),
-      .weights = spw_blob(s->plan, step, BLOB_WEIGHTS),
-      .starts = sparse ? spw_blob(s->plan, step, BLOB_STARTS) : NULL,
-      .indices = sparse ? spw_blob(s->plan, step, BLOB_INDICES) : NULL,
-      .scale = spw_blob(s->plan, step, BLOB_SCALE),
-      .bias = spw_blob(s->plan, step, BLOB_BIAS),
-      .correction = coded ? NULL : spw_blob(s->plan, step, BLOB_CORRECTION),
-      .k = step->attributes[LINEAR_K],
-      .n = step->attributes[LINEAR_N],
-      .chunk = step->attributes[LINEAR_CHUNK],
-      .activation = (spw_activation)step->attributes[LINEAR_ACTIVATION],
-      .quantized = s->plan->buffers[step->out[0]].is_u8,
-      .out = {step->scalars[0], (int32_t)step->attributes[LINEAR_OUT_ZERO]},
-  };
-  if (coded) {
-    find_code(j);
-    run_linear(j, code_s8_item, step->attributes[LINEAR_N], share_of_thread(s, j->tiles, SPW_CODE_TILES));
-  } else if (sparse) {
-    run_linear(j, spmm_s8_item, step->attributes[LINEAR_N], SPW_SPARSE_TILES);
-  } else {
-    run_linear(j, gemm_s8_item, step->attributes[LINEAR_N], SPW_DENSE_TILES * 3);
-  }
 }
 
 /* Finds the sequence that holds an item: first_item grows from sequence to sequence. */
@@ -413,11 +225,11 @@ static void (*const runs[SPW_OP_COUNT])(job *) = {
     [SPW_EMBED] = run_embed,
     [SPW_LAYERNORM] = run_layernorm,
     [SPW_QUANTIZE] = run_quantize,
-    [SPW_LINEAR_F32] = run_linear_f32,
-    [SPW_SPARSE_F32] = run_linear_f32,
-    [SPW_LINEAR_U8] = run_linear_u8,
-    [SPW_SPARSE_U8] = run_linear_u8,
-    [SPW_CODE_U8] = run_linear_u8,
+    [SPW_LINEAR_F32] = spw_run_linear_f32,
+    [SPW_SPARSE_F32] = spw_run_linear_f32,
+    [SPW_LINEAR_U8] = spw_run_linear_u8,
+    [SPW_SPARSE_U8] = spw_run_linear_u8,
+    [SPW_CODE_U8] = spw_run_linear_u8,
     [SPW_ATTENTION_F32] = run_attention,
     [SPW_ATTENTION_U8] = run_attention,
     [SPW_ADD] = run_elementwise,

@@ -24,7 +24,7 @@ enum {
   SPW_DENSE_TILES = 4, /* most tiles of one pass over a dense weight, and of attention */
   SPW_PAIR_ROWS = 128, /* rows of a sparse integer weight among which pairs are made; divides SPW_SPARSE_ROWS */
   SPW_PAIR_HEADER = 5, /* numbers that lie before a pair's indices */
-  SPW_CODE_ROWS = 28, /* rows of one part of a weight that is code */
+  SPW_CODE_ROWS = 28, /* most rows of one part of a weight that is code */
   SPW_CODE_TILES = 4, /* fewest tiles for which it is worth to fetch such a part */
   SPW_CODE_REACH = 256, /* the groups and values that its distances reach */
   SPW_TABLES = 4     /* most embedding tables that one step adds */
@@ -43,7 +43,8 @@ typedef struct spw_tiles {
   size_t stride;
 } spw_tiles;
 
-/* y = act((sum_k x[k] w[n][k] - correction[n]) * scale[n] + bias[n]), rows padded to SPW_ROW_BLOCK.
+/* y = act((sum_k x[k] w[n][k] - correction[n]) * scale[n] + bias[n]), rows padded to SPW_ROW_BLOCK. Where y is uint8, scale
+ * and bias give act's argument in units of y's scale, or for GELU of its points' distance; tanh's is as it is.
  * The sparse form cuts the rows into parts of SPW_PAIR_ROWS and the input into chunks of `chunk` channels; part p's
  * chunk c begins at starts[p * chunks + c]. There the rows lie in pairs, so that a pair loads once what both multiply.
  * Of a pair `indices` has: row a and row b within the part, the number of groups of four channels in which both have
@@ -53,18 +54,48 @@ typedef struct spw_pair_start {
   uint32_t weight, index; /* blocks before it in `weights`, and numbers before it in `indices` */
 } spw_pair_start;
 
-/* The coded form has parts of SPW_CODE_ROWS rows in `weights`, each a function (codegen.py) followed by the values of four
+/* The coded form has parts of spw_code_rows in `weights`, each a function (codegen.py) followed by the values of four
  * bytes that it reads: where each row's sum starts, which is less by the correction, then the blocks. Code and values
  * begin at multiples of 64 bytes, here in units of those; while it runs, it fetches `lines` of them ahead. */
 typedef struct spw_code_part {
   uint32_t code, start, values, lines;
 } spw_code_part;
 
+/* What a whole part does, besides its products, with the sums that are left of the tile before. */
+typedef enum spw_finish { SPW_STORED = 0, SPW_FLOATS = 1, SPW_BYTES = 2, SPW_GELU_BYTES = 3 } spw_finish;
+
+static inline uint32_t spw_code_rows(spw_finish finish) {
+  static const uint8_t rows[] = {SPW_CODE_ROWS, 24, 24, 20};
+  return rows[finish];
+}
+
+/* GELU(x) = max(x, 0) - g(|x|) with g(a) = a / 2 * erfc(a / sqrt(2)), for results that become bytes of some scale s: with u
+ * = x / d, where d is the distance between two of 16 points of [0, SPW_GELU_LAST d], it is max(u, 0) d / s plus a
+ * polynomial in u's distance from the nearest point, of that point's coefficients, lowest power first. */
+#define SPW_GELU_LAST 15.49f /* g is as good as 0 beyond */
+typedef struct spw_gelu {
+  float fit[6][16], slope;
+} spw_gelu;
+
+/* The memory that code works on; finish.py knows the distances from `sums`. */
+typedef struct spw_code_frame {
+  float fit[6][16];
+  uint8_t order[64]; /* of the bytes of four rows' results */
+  int16_t zero_point[32];
+  float highest, last, magic, slope;
+  uint32_t magnitude, unused[11];
+  float scale[32], bias[32]; /* of the rows whose sums are left */
+  uint8_t sums[SPW_CODE_ROWS][64];
+  uint8_t nowhere[SPW_CODE_ROWS][64]; /* the results of sums that are left of nothing */
+} spw_code_frame;
+
 typedef struct spw_linear_u8 {
   spw_tiles x, y;
   const int8_t *weights;
   const spw_code_part *parts;
   const uint8_t *weights_end, *next_code, *next_code_end; /* of coded weights; the next are those of a later step */
+  spw_finish finish;
+  spw_gelu gelu; /* where y is uint8 */
   const spw_pair_start *starts;
   const uint16_t *indices;
   const float *scale, *bias;

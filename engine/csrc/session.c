@@ -28,7 +28,7 @@ static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 static size_t scratch_needed(const spw_plan *plan, uint32_t tokens) {
   size_t need = 64;
-  if (plan->has_code) need = larger(need, (size_t)SPW_CODE_ROWS * 64);
+  if (plan->has_code) need = larger(need, sizeof(spw_code_frame));
   if (plan->has_sparse) need = larger(need, spw_scratch_sparse());
   if (plan->max_f32_attention) need = larger(need, spw_scratch_attention_f32(tokens));
   if (plan->max_u8_head) need = larger(need, spw_scratch_attention_u8(tokens, plan->max_u8_head));

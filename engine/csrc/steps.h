@@ -24,6 +24,7 @@ enum {
   LINEAR_ACTIVATION = 2,
   LINEAR_OUT_ZERO = 3,
   LINEAR_CHUNK = 4, /* sparse: input channels of one chunk; a multiple of 4 where they are uint8 */
+  LINEAR_FINISH = 4, /* code: its spw_finish */
   /* scalars[0]: output scale */
   BLOB_WEIGHTS = 0,
   BLOB_BIAS = 1,

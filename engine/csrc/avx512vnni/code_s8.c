@@ -5,7 +5,7 @@
 
 enum { CACHED_BYTES = 320 << 10 }; /* of activations, which each part reads anew, in the second-level cache */
 
-typedef void (*code)(const uint8_t *x, const int8_t *weights, uint8_t *sums, const uint8_t *ahead);
+typedef void (*code)(const uint8_t *x, const int8_t *weights, uint8_t *sums, const uint8_t *ahead, uint8_t *y);
 
 /* Memory that is needed soon, fetched line by line while code runs. */
 typedef struct fetch {
@@ -32,29 +32,75 @@ static void fetch_rest(fetch ahead, uint32_t tiles, uint32_t lines) {
   for (size_t at = covered; at < (size_t)(ahead.end - ahead.at); at += 64) __builtin_prefetch(ahead.at + at, 0, 2);
 }
 
+/* Sums that wait in the frame until the next tile's products, among which they are finished. */
+typedef struct left {
+  uint32_t tile, first, rows; /* no rows: nothing is left */
+} left;
+
+static code function_at(const uint8_t *content) {
+  code function;
+  uintptr_t address = (uintptr_t)content;
+  memcpy(&function, &address, sizeof function);
+  return function;
+}
+
+static uint8_t *results(const spw_linear_u8 *step, left waiting, spw_code_frame *frame) {
+  if (waiting.rows == 0) return frame->nowhere[0];
+  size_t row_bytes = step->quantized ? SPW_LANES : 4 * SPW_LANES;
+  return step->y.base + waiting.tile * step->y.stride + waiting.first * row_bytes;
+}
+
+static void finish(const spw_linear_u8 *step, left *waiting, const spw_code_frame *frame) {
+  if (waiting->rows) linear_store(step, waiting->tile, 1, waiting->first, waiting->first + waiting->rows, frame->sums[0]);
+  waiting->rows = 0;
+}
+
 static void run_part(const spw_linear_u8 *step, uint32_t part, uint32_t tile_begin, uint32_t tile_end, fetch ahead,
-                     uint8_t *sums) {
+                     spw_code_frame *frame, left *waiting) {
   const uint8_t *content = (const uint8_t *)step->weights;
   spw_code_part about = step->parts[part];
-  uint32_t first = part * SPW_CODE_ROWS;
-  uint32_t rows = at_most(SPW_CODE_ROWS, (step->n + SPW_ROW_BLOCK - 1) / SPW_ROW_BLOCK * SPW_ROW_BLOCK - first);
-  code run;
-  uintptr_t start = (uintptr_t)(content + (size_t)about.code * 64);
-  memcpy(&run, &start, sizeof run);
-  fetch_rest(ahead, tile_end - tile_begin, about.lines);
+  uint32_t most = spw_code_rows(step->finish), first = part * most;
+  uint32_t rows = at_most(most, (step->n + SPW_ROW_BLOCK - 1) / SPW_ROW_BLOCK * SPW_ROW_BLOCK - first);
+  bool finishes = step->finish != SPW_STORED && rows == most;
+  code run = function_at(content + (size_t)about.code * 64);
   const int8_t *weights = step->weights + (size_t)about.start * 64 + SPW_CODE_REACH / 2 * 4;
+  fetch_rest(ahead, tile_end - tile_begin, about.lines);
+  if (!finishes) finish(step, waiting, frame);
   for (uint32_t tile = tile_begin; tile < tile_end; tile++) {
-    run(step->x.base + tile * step->x.stride + SPW_CODE_REACH / 2 * 64, weights, sums, advance(&ahead, about.lines));
-    linear_store(step, tile, 1, first, first + rows, sums);
+    run(step->x.base + tile * step->x.stride + SPW_CODE_REACH / 2 * 64, weights, frame->sums[0],
+        advance(&ahead, about.lines), results(step, *waiting, frame));
+    *waiting = (left){tile, first, rows};
+    if (!finishes) {
+      finish(step, waiting, frame);
+    } else if (tile == tile_begin) {
+      memcpy(frame->scale, step->scale + first, rows * sizeof(float));
+      memcpy(frame->bias, step->bias + first, rows * sizeof(float));
+    }
   }
+}
+
+/* The numbers of linear_store.h, of vf_gelu_bytes4 and vf_store_u8. */
+static void prepare(const spw_linear_u8 *step, spw_code_frame *frame) {
+  static const uint8_t order[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+  memcpy(frame->fit, step->gelu.fit, sizeof frame->fit);
+  for (int i = 0; i < 4; i++) memcpy(frame->order + 16 * i, order, sizeof order);
+  for (int i = 0; i < 32; i++) frame->zero_point[i] = (int16_t)step->out.zero_point;
+  frame->highest = (float)(255 - step->out.zero_point);
+  frame->last = SPW_GELU_LAST;
+  frame->magic = ROUNDING;
+  frame->slope = step->gelu.slope;
+  frame->magnitude = INT32_MAX;
 }
 
 void SPW_KERNEL(code_s8)(const spw_linear_u8 *step, uint32_t tile_begin, uint32_t tile_end, uint32_t row_begin,
                          uint32_t row_end, void *scratch) {
-  uint32_t parts = (step->n + SPW_CODE_ROWS - 1) / SPW_CODE_ROWS;
+  uint32_t most = spw_code_rows(step->finish), parts = (step->n + most - 1) / most;
   uint32_t block = (uint32_t)(CACHED_BYTES / step->x.stride);
   if (block < SPW_CODE_TILES) block = SPW_CODE_TILES;
+  left waiting = {0};
+  prepare(step, scratch);
   for (uint32_t tile = tile_begin; tile < tile_end; tile += block)
-    for (uint32_t part = row_begin / SPW_CODE_ROWS; part * SPW_CODE_ROWS < row_end; part++)
-      run_part(step, part, tile, at_most(tile_end, tile + block), part_bytes(step, part + 1, parts), scratch);
+    for (uint32_t part = row_begin / most; part * most < row_end; part++)
+      run_part(step, part, tile, at_most(tile_end, tile + block), part_bytes(step, part + 1, parts), scratch, &waiting);
+  finish(step, &waiting, scratch);
 }

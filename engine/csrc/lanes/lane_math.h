@@ -17,9 +17,11 @@ SPW_INLINE vf horner(vf x, const float *coefficients, int count) {
   return sum;
 }
 
+#define ROUNDING 12582912.0f /* added to a number, it leaves the nearest integer in the sum's low bits */
+
 /* Nearest integer, ties to even, for |a| < 2^22: the sum's last bit is then worth one. */
 SPW_INLINE vf vf_round(vf a) {
-  const vf magic = vf_set1(12582912.0f);
+  const vf magic = vf_set1(ROUNDING);
   return vf_sub(vf_add(a, magic), magic);
 }
 
@@ -42,7 +44,7 @@ SPW_FUNCTION vf vf_exp(vf x) {
  * the magic number leaves x's nearest integer in the sum's low bits, as in vf_round. */
 SPW_INLINE vf vf_exp2(vf x) {
   static const float fit[] = {0.00132647273f, 0.00967151299f, 0.0555073358f, 0.240222424f, 0.693147004f, 1.0f};
-  const vf magic = vf_set1(12582912.0f);
+  const vf magic = vf_set1(ROUNDING);
   vf bounded = vf_max(x, vf_set1(-126.0f));
   vf rounded = vf_add(bounded, magic);
   vf r = vf_sub(bounded, vf_sub(rounded, magic));
@@ -66,41 +68,21 @@ SPW_INLINE vf vf_gelu(vf x) {
   return vf_fma(half, vf_erf(vf_mul(x, vf_set1(0.707106781f))), half);
 }
 
-/* GELU of four values with an error of 3e-8 and the result's rounding, for results that become bytes: max(x, 0) - g(|x|)
- * with g(a) = a / 2 * erfc(a / sqrt(2)), which is a polynomial around each of 16 points of [0, 5.75] (a least-maximum fit
- * in the distance from the point, as a fraction of that between points) and as good as 0 beyond. Each operation is done
- * for all four before the next: a processor's schedulers hold too few operations for chains that follow one another. */
-SPW_INLINE void vf_gelu_short4(vf x[4]) {
-  static const float fit[6][16] = {
-    {0.0f, 0.131868243f, 0.169952139f, 0.147800729f, 0.102148183f, 0.0588812679f, 0.0288773347f, 0.0121666603f,
-     0.00442674337f, 0.00139510841f, 0.000381544116f, 9.06582791e-05f, 1.87298938e-05f, 3.36635367e-06f,
-     5.26553947e-07f, 7.16969666e-08f},
-    {0.185603589f, 0.0805559978f, 0.00151462574f, -0.0394422226f, -0.0474851243f, -0.0373223238f, -0.0227999277f,
-     -0.0114164129f, -0.00479525607f, -0.00171017577f, -0.0005215602f, -0.000136636387f, -3.08426315e-05f,
-     -6.01167358e-06f, -1.01340697e-06f, -1.47922677e-07f},
-    {-0.0549714752f, -0.0477764904f, -0.03023047f, -0.011234914f, 0.00186810165f, 0.00709403027f, 0.00681274012f,
-     0.00446512457f, 0.00227953843f, 0.000949325797f, 0.000329644128f, 9.6615724e-05f, 2.40835325e-05f,
-     5.13169789e-06f, 9.38029643e-07f, 1.47475745e-07f},
-    {-6.05006562e-06f, 0.00455109123f, 0.00661047967f, 0.00562254433f, 0.0030107752f, 0.000626068038f,
-     -0.000609162438f, -0.000831387239f, -0.000591949094f, -0.000306774164f, -0.000125710256f, -4.21650293e-05f,
-     -1.17878535e-05f, -2.77676327e-06f, -5.5507553e-07f, -9.46271612e-08f},
-    {0.00128547347f, 0.000894304307f, 0.000109273162f, -0.000526806514f, -0.000683779654f, -0.000464120472f,
-     -0.000163315708f, 2.33395622e-05f, 7.60955154e-05f, 5.99202394e-05f, 3.14495192e-05f, 1.26310997e-05f,
-     4.07980997e-06f, 1.08603911e-06f, 2.41665447e-07f, 4.5359716e-08f},
-    {-3.99561904e-05f, -0.00013252905f, -0.000160662341f, -8.25670504e-05f, 1.54972586e-05f, 6.16344914e-05f,
-     5.20936992e-05f, 2.23505249e-05f, 1.21852554e-06f, -5.75561171e-06f, -4.97241854e-06f, -2.59245735e-06f,
-     -1.00284979e-06f, -3.0706974e-07f, -7.6703671e-08f, -1.59025539e-08f},
-  };
-  const vf magic = vf_set1(12582912.0f), per_point = vf_set1(15.49f / 5.75f); /* as in vf_round: low bits are the point */
+/* GELU of four values for results that become bytes, of arguments in units of the distance between two of the points
+ * that `gelu` has and in units of the result's scale (spw_gelu in kernels.h). Its error is 3e-8 and float32's. Each
+ * operation is done for all four before the next: a processor's schedulers hold too few operations for chains that
+ * follow one another. */
+SPW_INLINE void vf_gelu_bytes4(vf x[4], const spw_gelu *gelu) {
+  const vf magic = vf_set1(ROUNDING), last = vf_set1(SPW_GELU_LAST), slope = vf_set1(gelu->slope);
   vf r[4], point[4], y[4];
 #define EACH4(statement) _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) statement
-  EACH4(r[i] = vf_min(vf_abs(x[i]), vf_set1(5.75f)));
-  EACH4(point[i] = vf_fma(r[i], per_point, magic));
-  EACH4(r[i] = vf_fma(r[i], per_point, vf_sub(magic, point[i])));
-  EACH4(y[i] = vf_lookup16(fit[5], point[i]));
+  EACH4(r[i] = vf_min(vf_abs(x[i]), last));
+  EACH4(point[i] = vf_add(r[i], magic)); /* its low bits are the point */
+  EACH4(r[i] = vf_sub(r[i], vf_sub(point[i], magic)));
+  EACH4(y[i] = vf_lookup16(gelu->fit[5], point[i]));
 #pragma GCC unroll 5
-  for (int degree = 4; degree >= 0; degree--) EACH4(y[i] = vf_fma(y[i], r[i], vf_lookup16(fit[degree], point[i])));
-  EACH4(x[i] = vf_sub(vf_max(vf_set1(0.0f), x[i]), y[i]));
+  for (int degree = 4; degree >= 0; degree--) EACH4(y[i] = vf_fma(y[i], r[i], vf_lookup16(gelu->fit[degree], point[i])));
+  EACH4(x[i] = vf_fma(vf_max(vf_set1(0.0f), x[i]), slope, y[i]));
 #undef EACH4
 }
 

@@ -14,39 +14,41 @@ SPW_INLINE vf linear_value(const spw_linear_u8 *step, uint32_t row, vi sum) {
   return vf_fma(value, vf_set1(step->scale[row]), vf_set1(step->bias[row]));
 }
 
-SPW_INLINE void activate4(vf values[4], bool quantized, const spw_activation activation) {
-  if (quantized && activation == SPW_GELU) {
-    vf_gelu_short4(values);
+/* What becomes bytes by rounding. */
+SPW_INLINE void scaled4(const spw_linear_u8 *step, vf values[4], const spw_activation activation) {
+  if (activation == SPW_GELU) {
+    vf_gelu_bytes4(values, &step->gelu);
     return;
   }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) values[i] = vf_activation(values[i], activation);
+  if (activation != SPW_TANH) return;
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) values[i] = vf_mul(values[i], vf_set1(1.0f / step->out.scale));
 }
 
 /* Four rows of one tile, with `stride` bytes from one's sums to the next's. Those below n exist in a float32 y. */
 SPW_INLINE void store4(const spw_linear_u8 *step, uint8_t *y, uint32_t row, const uint8_t *sums, size_t stride,
-                       vf inverse, const bool quantized, const spw_activation activation) {
+                       const bool quantized, const spw_activation activation) {
   vf values[4];
 #pragma GCC unroll 4
   for (uint32_t r = 0; r < 4; r++) values[r] = linear_value(step, row + r, vi_load(sums + r * stride));
-  activate4(values, quantized, activation);
   if (quantized) {
-#pragma GCC unroll 4
-    for (uint32_t r = 0; r < 4; r++) values[r] = vf_mul(values[r], inverse);
+    scaled4(step, values, activation);
     vf_store_u8(y + row * SPW_LANES, values, step->out.zero_point);
     return;
   }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) values[i] = vf_activation(values[i], activation);
   for (uint32_t r = 0; r < at_most(4, step->n - row); r++) vf_store((float *)y + (row + r) * SPW_LANES, values[r]);
 }
 
 SPW_INLINE void store_rows(const spw_linear_u8 *step, uint32_t tile, uint32_t tiles, uint32_t row, uint32_t end,
                            const uint8_t *sums, const bool quantized, const spw_activation activation) {
-  vf inverse = vf_set1(quantized ? 1.0f / step->out.scale : 1.0f);
   size_t stride = (size_t)tiles * 64;
   for (; row < at_most(end, step->n); row += 4, sums += 4 * stride)
     for (uint32_t t = 0; t < tiles; t++)
-      store4(step, step->y.base + (tile + t) * step->y.stride, row, sums + t * 64, stride, inverse, quantized,
-             activation);
+      store4(step, step->y.base + (tile + t) * step->y.stride, row, sums + t * 64, stride, quantized, activation);
 }
 
 /* Stores rows [row, end), in fours, of tiles tile..tile+tiles-1 from their int32 sums [rows][tiles][16].

@@ -1,0 +1,174 @@
+"""What follows a sparse layer's products, as words of machine code to be strewn among the products of the next tile.
+
+Multipliers are what products use up; most of what follows them needs other units, which are idle meanwhile. So a part's
+function (codegen.py) also takes the sums that it found for the tile before from where it left them, and writes that
+tile's results. It does what `csrc/lanes/linear_store.h` does, operation by operation, and gives the same bits.
+
+`csrc/kernels.h` describes the memory that the words read (`spw_code_frame`): distances from the sums, in units of what
+is read there, are negative up to the sums. Results go to where r8 points.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Final, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.program import Activation
+
+Finish = Literal["stored", "floats", "bytes", "gelu"]
+"""What a part does with the sums of the tile before: nothing, or scaling to floats, to bytes, or GELU to bytes."""
+FINISHES: Final = get_args(Finish)
+"""In the order of `spw_finish`."""
+ROWS: Final[dict[Finish, int]] = {"stored": 28, "floats": 24, "bytes": 24, "gelu": 20}
+"""Rows of a part: each has a register for its sums, and the rest are left to the words."""
+FIRST_SUM: Final = 2
+"""The register of a part's first row; those before hold activations, in turns."""
+LAST_REGISTER: Final = 31
+
+_SPAN: Final[dict[Finish, int]] = {"stored": 1, "floats": 1, "bytes": 1, "gelu": 2}
+"""Rows that are in work at a time: a chain of operations with the time of as many rows' products isn't waited for."""
+_SCALARS, _SCALES, _BIASES = -80, -64, -32
+_HIGHEST, _LAST, _MAGIC, _SLOPE, _MAGNITUDE = range(_SCALARS, _SCALARS + 5)
+_ZERO_POINTS, _ORDER, _FIT = -6, -7, -13
+
+_REGISTERS = np.arange(LAST_REGISTER + 1, dtype=np.uint64)
+DESTINATION: Final = (_REGISTERS >> 3 & 1) << 15 ^ (_REGISTERS >> 4 & 1) << 12 ^ (_REGISTERS & 7) << 43
+"""The bits that each register changes in a word that writes or stores it."""
+OPERAND: Final = (_REGISTERS & 15) << 19 ^ (_REGISTERS >> 4) << 27
+"""The bits that it changes as the first operand."""
+_SECOND: Final = (_REGISTERS & 7) << 40 ^ (_REGISTERS >> 3 & 1) << 13 ^ (_REGISTERS >> 4) << 14
+
+Operation = tuple[int, str, str | None, str | int]
+"""A form, where its result goes (and may come from), its first operand, and its second: a register or a distance."""
+
+
+def word(text: str) -> int:
+    """The number of a word that is written as its bytes."""
+    return int.from_bytes(bytes.fromhex(text), "little")
+
+
+_CONVERT: Final = word("62f17c485b4200")  # vcvtdq2ps zmm, [rdx + 64 d]
+_SPREAD: Final = word("62f27d48184200")  # vbroadcastss zmm, [rdx + 4 d]
+_SCALE_ADD: Final = word("62f27d58a84200")  # vfmadd213ps zmm, zmm, [rdx + 4 d]{1to16}
+_SCALED_ADD: Final = word("62f27d58984200")  # vfmadd132ps zmm, zmm, [rdx + 4 d]{1to16}
+_AND: Final = word("62f17c58544200")  # vandps zmm, zmm, [rdx + 4 d]{1to16}
+_AT_MOST: Final = word("62f17c585d4200")  # vminps zmm, zmm, [rdx + 4 d]{1to16}
+_ADD: Final = word("62f17c58584200")  # vaddps zmm, zmm, [rdx + 4 d]{1to16}
+_TAKE_AWAY: Final = word("62f17c585c4200")  # vsubps zmm, zmm, [rdx + 4 d]{1to16}
+_LOOK_UP: Final = word("62f27d48164200")  # vpermps zmm, zmm, [rdx + 64 d]
+_ADD_WORDS: Final = word("62f17d48fd4200")  # vpaddw zmm, zmm, [rdx + 64 d]
+_SHUFFLE: Final = word("62f27d48004200")  # vpshufb zmm, zmm, [rdx + 64 d]
+_STORE: Final = word("62d17e487f4000")  # vmovdqu32 [r8 + 64 d], zmm
+# Between registers, an idle prefix (cs) fills the word.
+_MULTIPLY_ADD: Final = word("2e62f27d48a8c0")  # vfmadd213ps zmm, zmm, zmm
+_MAXIMUM: Final = word("2e62f17c485fc0")  # vmaxps zmm, zmm, zmm
+_MINIMUM: Final = word("2e62f17c485dc0")  # vminps zmm, zmm, zmm
+_SUBTRACT: Final = word("2e62f17c485cc0")  # vsubps zmm, zmm, zmm
+_ROUND: Final = word("2e62f17d485bc0")  # vcvtps2dq zmm, zmm
+_PACK_WORDS: Final = word("2e62f17d486bc0")  # vpackssdw zmm, zmm, zmm
+_PACK_BYTES: Final = word("2e62f17d4867c0")  # vpackuswb zmm, zmm, zmm
+_XOR: Final = word("2e62f17d48efc0")  # vpxord zmm, zmm, zmm
+
+
+def of(activation: Activation, rows: int, *, quantized: bool) -> Finish:
+    """What the code of a layer of so many rows does; the C kernel does what it doesn't."""
+    if rows % 8 or activation not in ("none", "gelu" if quantized else "none"):
+        return "stored"
+    return ("gelu" if activation == "gelu" else "bytes") if quantized else "floats"
+
+
+@cache
+def words(finish: Finish) -> NDArray[np.uint64]:
+    """The words that finish a whole part, in order; any number of other words may stand between them."""
+    return np.array(_assembled(_in_order(finish), ROWS[finish]), np.uint64)
+
+
+def _in_order(finish: Finish) -> list[Operation]:
+    """The operations of all rows, each row's `_SPAN` rows long and begun one row after the one before."""
+    if finish == "stored":
+        return []
+    timed = []
+    for row in range(ROWS[finish]):
+        operations = _row(finish, row)
+        timed += [(row + _SPAN[finish] * i / len(operations), o) for i, o in enumerate(operations)]
+    return [operation for _, operation in sorted(timed, key=lambda entry: entry[0])]
+
+
+def _row(finish: Finish, row: int) -> list[Operation]:
+    x, scale = f"x{row}", f"scale{row}"
+    scaled: list[Operation] = [
+        (_CONVERT, x, None, row),
+        (_SPREAD, scale, None, _SCALES + row),
+        (_SCALE_ADD, x, scale, _BIASES + row),
+    ]
+    if finish == "floats":
+        return [*scaled, (_STORE, x, None, row)]
+    return scaled + (_gelu(row) if finish == "gelu" else []) + _as_bytes(row)
+
+
+def _gelu(row: int) -> list[Operation]:
+    """`vf_gelu_bytes4` of lane_math.h."""
+    x, r, point, y, t, zero = (f"{name}{row}" for name in ("x", "r", "point", "y", "t", "zero"))
+    horner: list[Operation] = []
+    for degree in range(4, -1, -1):
+        factor = f"{degree} of {row}"
+        horner += [(_LOOK_UP, factor, point, _FIT + degree), (_MULTIPLY_ADD, y, r, factor)]
+    return [
+        (_AND, r, x, _MAGNITUDE),
+        (_AT_MOST, r, r, _LAST),
+        (_ADD, point, r, _MAGIC),
+        (_TAKE_AWAY, t, point, _MAGIC),
+        (_SUBTRACT, r, r, t),
+        (_LOOK_UP, y, point, _FIT + 5),
+        *horner,
+        (_XOR, zero, zero, zero),
+        (_MAXIMUM, x, zero, x),
+        (_SCALED_ADD, x, y, _SLOPE),
+    ]
+
+
+def _as_bytes(row: int) -> list[Operation]:
+    """`vf_store_u8` of avx512vnni/lanes.h, which joins four rows."""
+    x, highest = f"x{row}", f"highest{row}"
+    half = ("low", "high")[row // 2 % 2] + str(row // 4)
+    bounded: list[Operation] = [(_SPREAD, highest, None, _HIGHEST), (_MINIMUM, x, highest, x)]
+    if row % 2 == 0:
+        return [*bounded, (_ROUND, half, None, x)]
+    packed: list[Operation] = [
+        *bounded,
+        (_ROUND, x, None, x),
+        (_PACK_WORDS, half, half, x),
+        (_ADD_WORDS, half, half, _ZERO_POINTS),
+    ]
+    if row % 4 == 1:
+        return packed
+    low = f"low{row // 4}"
+    return [*packed, (_PACK_BYTES, low, low, half), (_SHUFFLE, low, low, _ORDER), (_STORE, low, None, row // 4)]
+
+
+def _assembled(operations: list[Operation], rows: int) -> list[int]:
+    """Each name gets a register that holds no sum nor activations, from its first use to its last."""
+    last = {name: i for i, (_, *names) in enumerate(operations) for name in names if isinstance(name, str)}
+    free = list(range(LAST_REGISTER, LAST_REGISTER - (LAST_REGISTER + 1 - FIRST_SUM - rows), -1))
+    held: dict[str, int] = {}
+    result = []
+    for i, (form, target, first, second) in enumerate(operations):
+        read = {name: held[name] for name in (first, second) if isinstance(name, str) and name in held}
+        free += [held.pop(name) for name in read if last[name] == i and name != target]
+        if target not in held:
+            held[target] = free.pop()
+        registers = read | {target: held[target]}
+        result.append(_encoded(form, registers, target, first, second))
+        if last[target] == i:
+            free.append(held.pop(target))
+    return result
+
+
+def _encoded(form: int, registers: dict[str, int], target: str, first: str | None, second: str | int) -> int:
+    fields = DESTINATION[registers[target]] ^ (OPERAND[registers[first]] if first else 0)
+    if isinstance(second, str):
+        return form ^ int(fields ^ _SECOND[registers[second]]) << 8
+    return form ^ int(fields) | (second & 0xFF) << 48

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
 
 from engine.program import (
     Activate,
@@ -23,9 +22,6 @@ from engine.program import (
     Select,
     Step,
 )
-
-TILE_GAP: Final = 256
-"""Bytes between tiles; `SPW_TILE_GAP`."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +43,6 @@ class Arena:
 def tile_bytes(buffer: Buffer) -> int:
     """Bytes that one tile of 16 tokens takes; always a multiple of 64."""
     return -(-buffer.channels // 4) * 64 if buffer.dtype == "u8" else buffer.channels * 64
-
-
-def stride(buffer: Buffer) -> int:
-    """Bytes from one tile to the next."""
-    return tile_bytes(buffer) + TILE_GAP
 
 
 def reads(step: Step) -> tuple[BufferId, ...]:
@@ -109,7 +100,7 @@ def _gaps(taken: list[tuple[int, int]]) -> Iterator[tuple[int, float]]:
 def place(program: Program) -> Arena:
     """Assigns offsets, the largest buffers first, each to the smallest gap that holds it."""
     alive = lives(program)
-    sizes = [stride(buffer) for buffer in program.buffers]
+    sizes = [tile_bytes(buffer) for buffer in program.buffers]
     offsets = [0] * len(sizes)
     placed: list[BufferId] = []
     for buffer in sorted(alive, key=lambda b: (-sizes[b], alive[b].first, b)):

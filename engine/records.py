@@ -153,7 +153,8 @@ def _linear_u8(step: LinearU8, _: Program) -> Record:
     scale, zero_point = _quantization(step.quantization)
     attributes = [depth, rows, ACTIVATIONS.index(step.activation), zero_point]
     unit = _unit(step)
-    per_row = pack.pad_rows(_f32(step.bias) * unit), pack.pad_rows(_f32(step.scale) * unit)
+    with np.errstate(over="ignore"):  # beyond float32 in these units is beyond any byte
+        per_row = pack.pad_rows(_f32(step.bias) * unit), pack.pad_rows(_f32(step.scale) * unit)
     correction = pack.correction(weight, step.zero_point)
     blobs: tuple[Array | None, ...]
     match step.layout or cost_model.layout(weight):

@@ -7,11 +7,15 @@ enum {
   ATTENTION_TILES = 4 /* fewest query tiles that are worth an item, since each packs the keys and values again */
 };
 
+static void split_tiles(job *j, spw_task task) {
+  split_by_threads(j, task, at_most(ITEMS_PER_THREAD, divide_up(j->tiles, threads_of(j))), 1);
+}
+
 static void embed_item(void *context, uint32_t item, uint32_t worker) {
   const job *j = context;
   uint32_t begin, end;
   (void)worker;
-  part(j->tiles, 1, j->tile_parts, item, &begin, &end);
+  tile_range(j, item, 1, &begin, &end);
   j->kernels->embed(&j->args.embed, begin, end);
 }
 
@@ -27,7 +31,7 @@ static void fill_rows(const spw_session *s, const uint32_t *table, uint32_t *row
       rows[(size_t)s->sequences[b].first_tile * SPW_LANES + t] = row_of(s, table, b, t);
 }
 
-static void run_embed(job *j) {
+static void start_embed(job *j) {
   spw_session *s = j->session;
   spw_embed *args = &j->args.embed;
   args->y = tiles_of(s, j->step->out[0]);
@@ -41,18 +45,18 @@ static void run_embed(job *j) {
     fill_rows(s, j->step->attributes + EMBED_FIRST + 4 * i, rows);
     args->tables[i] = (spw_table){s8 ? NULL : values, s8 ? values : NULL, j->step->scalars[i], rows};
   }
-  run_tiles(j, embed_item);
+  split_tiles(j, embed_item);
 }
 
 static void layernorm_item(void *context, uint32_t item, uint32_t worker) {
   const job *j = context;
   uint32_t begin, end;
   (void)worker;
-  part(j->tiles, 1, j->tile_parts, item, &begin, &end);
+  tile_range(j, item, 1, &begin, &end);
   j->kernels->layernorm(&j->args.layernorm, begin, end);
 }
 
-static void run_layernorm(job *j) {
+static void start_layernorm(job *j) {
   const spw_session *s = j->session;
   const spw_file_step *step = j->step;
   j->args.layernorm = (spw_layernorm){
@@ -66,14 +70,14 @@ static void run_layernorm(job *j) {
       .epsilon = step->scalars[0],
       .out = {step->scalars[1], (int32_t)step->attributes[0]},
   };
-  run_tiles(j, layernorm_item);
+  split_tiles(j, layernorm_item);
 }
 
 static void quantize_item(void *context, uint32_t item, uint32_t worker) {
   const job *j = context;
   uint32_t begin, end;
   (void)worker;
-  part(j->tiles, 1, j->tile_parts, item, &begin, &end);
+  tile_range(j, item, 1, &begin, &end);
   if (j->step->op == SPW_QUANTIZE) {
     j->kernels->quantize(&j->args.quantize, begin, end);
   } else {
@@ -81,12 +85,12 @@ static void quantize_item(void *context, uint32_t item, uint32_t worker) {
   }
 }
 
-static void run_quantize(job *j) {
+static void start_quantize(job *j) {
   const spw_session *s = j->session;
   j->args.quantize = (spw_quantize){tiles_of(s, j->step->in[0]), tiles_of(s, j->step->out[0]),
                                     channels_of(s, j->step->in[0]),
                                     {j->step->scalars[0], (int32_t)j->step->attributes[0]}};
-  run_tiles(j, quantize_item);
+  split_tiles(j, quantize_item);
 }
 
 /* Finds the sequence that holds an item: first_item grows from sequence to sequence. */
@@ -126,7 +130,7 @@ static spw_quantization attention_quantization(const spw_file_step *step, uint32
   return (spw_quantization){step->scalars[2 + i], (int32_t)step->attributes[ATTENTION_ZERO + i]};
 }
 
-static void run_attention(job *j) {
+static void start_attention(job *j) {
   spw_session *s = j->session;
   const spw_file_step *step = j->step;
   j->args.attention = (spw_attention){
@@ -146,18 +150,18 @@ static void run_attention(job *j) {
       .quantized = s->plan->buffers[step->out[0]].is_u8,
   };
   /* Queries are split as linear layers split tokens: a thread finds its own in its caches, and leaves results there. */
-  uint32_t most = share_of_thread(s, s->tiles, ATTENTION_TILES);
+  uint32_t most = at_least(ATTENTION_TILES, divide_up(s->tiles, threads_of(j)));
   s->first_item[0] = 0;
   for (uint32_t b = 0; b < s->batch; b++)
     s->first_item[b + 1] = s->first_item[b] + divide_up(divide_up(s->sequences[b].tokens, SPW_LANES), most);
-  run_split(j, attention_item, s->first_item[s->batch], step->attributes[ATTENTION_HEADS]);
+  split(j, attention_item, s->first_item[s->batch], step->attributes[ATTENTION_HEADS]);
 }
 
 static void elementwise_item(void *context, uint32_t item, uint32_t worker) {
   const job *j = context;
   uint32_t begin, end;
   (void)worker;
-  part(j->tiles, 1, j->tile_parts, item, &begin, &end);
+  tile_range(j, item, 1, &begin, &end);
   if (j->step->op == SPW_ADD) {
     j->kernels->add(&j->args.elementwise, begin, end);
   } else {
@@ -165,7 +169,7 @@ static void elementwise_item(void *context, uint32_t item, uint32_t worker) {
   }
 }
 
-static void run_elementwise(job *j) {
+static void start_elementwise(job *j) {
   const spw_session *s = j->session;
   const spw_file_step *step = j->step;
   bool add = step->op == SPW_ADD;
@@ -176,7 +180,7 @@ static void run_elementwise(job *j) {
       .channels = channels_of(s, step->in[0]),
       .activation = add ? SPW_NONE : (spw_activation)step->attributes[0],
   };
-  run_tiles(j, elementwise_item);
+  split_tiles(j, elementwise_item);
 }
 
 static const float *token_at(const spw_tiles *tiles, size_t token) {
@@ -187,7 +191,7 @@ static void run_select(job *j) {
   const spw_session *s = j->session;
   spw_tiles x = tiles_of(s, j->step->in[0]), y = tiles_of(s, j->step->out[0]);
   uint32_t channels = channels_of(s, j->step->in[0]);
-  memset(y.base, 0, s->batch_tiles * y.stride);
+  for (uint32_t tile = 0; tile < s->batch_tiles; tile++) memset(y.base + tile * y.stride, 0, (size_t)channels * 4 * SPW_LANES);
   for (uint32_t b = 0; b < s->batch; b++) {
     const float *from = token_at(&x, (size_t)s->sequences[b].first_tile * SPW_LANES);
     float *to = (float *)(uintptr_t)token_at(&y, b);
@@ -221,31 +225,73 @@ static void run_output(job *j) {
   }
 }
 
-static void (*const runs[SPW_OP_COUNT])(job *) = {
-    [SPW_EMBED] = run_embed,
-    [SPW_LAYERNORM] = run_layernorm,
-    [SPW_QUANTIZE] = run_quantize,
-    [SPW_LINEAR_F32] = spw_run_linear_f32,
-    [SPW_SPARSE_F32] = spw_run_linear_f32,
-    [SPW_LINEAR_U8] = spw_run_linear_u8,
-    [SPW_SPARSE_U8] = spw_run_linear_u8,
-    [SPW_CODE_U8] = spw_run_linear_u8,
-    [SPW_ATTENTION_F32] = run_attention,
-    [SPW_ATTENTION_U8] = run_attention,
-    [SPW_ADD] = run_elementwise,
-    [SPW_ACTIVATE] = run_elementwise,
-    [SPW_SELECT] = run_select,
-    [SPW_OUTPUT] = run_output,
-    [SPW_DEQUANTIZE] = run_quantize,
+/* Starting a step fills in its job. Serial ones need all before them done: they use memory that all of their kind share,
+ * or compute at once. */
+static const struct operation {
+  void (*start)(job *);
+  bool serial;
+} operations[SPW_OP_COUNT] = {
+    [SPW_EMBED] = {start_embed, true},
+    [SPW_LAYERNORM] = {start_layernorm, false},
+    [SPW_QUANTIZE] = {start_quantize, false},
+    [SPW_LINEAR_F32] = {spw_start_linear_f32, false},
+    [SPW_SPARSE_F32] = {spw_start_linear_f32, false},
+    [SPW_LINEAR_U8] = {spw_start_linear_u8, false},
+    [SPW_SPARSE_U8] = {spw_start_linear_u8, false},
+    [SPW_CODE_U8] = {spw_start_linear_u8, false},
+    [SPW_ATTENTION_F32] = {start_attention, true},
+    [SPW_ATTENTION_U8] = {start_attention, true},
+    [SPW_ADD] = {start_elementwise, false},
+    [SPW_ACTIVATE] = {start_elementwise, false},
+    [SPW_SELECT] = {run_select, true},
+    [SPW_OUTPUT] = {run_output, true},
+    [SPW_DEQUANTIZE] = {start_quantize, false},
 };
 
-void spw_execute(spw_session *s) {
-  for (uint32_t i = 0; i < s->plan->header.step_count; i++) {
-    const spw_file_step *step = &s->plan->steps[i];
-    job j = {.session = s, .kernels = spw_pool_kernels(s->pool), .step = step};
-    j.tiles = step->in[0] < s->plan->header.buffer_count ? tiles_count(s, step->in[0]) : s->tiles;
-    uint64_t begin = s->step_ns ? spw_now_ns() : 0;
-    runs[step->op](&j);
-    if (s->step_ns) s->step_ns[i] += spw_now_ns() - begin;
+/* Steps that run as one job of the pool: a thread goes on to the next without waiting for the others. */
+typedef struct chain {
+  job jobs[SPW_MAX_STAGES];
+  uint32_t count;
+} chain;
+
+static void run_chain(chain *c) {
+  spw_stage stages[SPW_MAX_STAGES];
+  for (uint32_t i = 0; i < c->count; i++) {
+    job *j = &c->jobs[i];
+    stages[i] = (spw_stage){j->task, j, j->shares * j->tile_parts * j->row_parts};
   }
+  if (c->count) spw_pool_run(c->jobs[0].session->pool, stages, c->count);
+  c->count = 0;
+}
+
+static bool is_local(const job *j) { return j->shares == threads_of(j); }
+
+static job job_of(spw_session *s, const spw_file_step *step) {
+  bool reads = step->in[0] < s->plan->header.buffer_count;
+  return (job){.session = s,
+               .kernels = spw_pool_kernels(s->pool),
+               .step = step,
+               .tiles = reads ? tiles_count(s, step->in[0]) : s->tiles};
+}
+
+static void add_step(chain *c, spw_session *s, const spw_file_step *step) {
+  job next = job_of(s, step);
+  if (operations[step->op].serial) run_chain(c);
+  operations[step->op].start(&next);
+  if (next.task == NULL) return;
+  if (c->count && (!is_local(&next) || next.tiles != c->jobs[0].tiles)) run_chain(c);
+  c->jobs[c->count++] = next;
+  if (!is_local(&next) || c->count == SPW_MAX_STAGES) run_chain(c);
+}
+
+void spw_execute(spw_session *s) {
+  chain c = {.count = 0};
+  for (uint32_t i = 0; i < s->plan->header.step_count; i++) {
+    uint64_t begin = s->step_ns ? spw_now_ns() : 0;
+    add_step(&c, s, &s->plan->steps[i]);
+    if (s->step_ns == NULL) continue;
+    run_chain(&c);
+    s->step_ns[i] += spw_now_ns() - begin;
+  }
+  run_chain(&c);
 }

@@ -9,16 +9,23 @@ enum {
 
 /* Tiles are split first, in whole groups of `group`, so that a thread finds its activations in its own caches; then
  * rows, so that there are items to take over from a thread that is late. */
-static void run_linear(job *j, spw_task task, uint32_t rows, uint32_t group) {
-  uint32_t wanted = spw_pool_threads(j->session->pool) * ITEMS_PER_THREAD;
-  uint32_t tile_parts = at_most(wanted, divide_up(j->tiles, group));
-  j->rows = rows;
-  run_split(j, task, tile_parts, at_most(divide_up(wanted, tile_parts), divide_up(rows, ITEM_ROWS)));
+static void split_linear(job *j, spw_task task, uint32_t group) {
+  uint32_t wanted = threads_of(j) * ITEMS_PER_THREAD, tile_parts = at_most(wanted, divide_up(j->tiles, group));
+  split(j, task, tile_parts, at_most(divide_up(wanted, tile_parts), divide_up(j->rows, ITEM_ROWS)));
+}
+
+/* A thread runs all code on tiles of its own, unless those are too few to be worth fetching it. */
+static void split_coded(job *j, spw_task task) {
+  if (j->tiles < threads_of(j) * SPW_CODE_TILES) {
+    split_linear(j, task, SPW_CODE_TILES);
+  } else {
+    split_by_threads(j, task, 1, at_most(ITEMS_PER_THREAD, divide_up(j->rows, ITEM_ROWS)));
+  }
 }
 
 static void linear_part(const job *j, uint32_t item, uint32_t tiles, uint32_t rows, uint32_t range[4]) {
-  part(j->tiles, tiles, j->tile_parts, item / j->row_parts, &range[0], &range[1]);
-  part(j->rows, rows, j->row_parts, item % j->row_parts, &range[2], &range[3]);
+  tile_range(j, item, tiles, &range[0], &range[1]);
+  row_range(j, item, rows, &range[2], &range[3]);
 }
 
 static void gemm_f32_item(void *context, uint32_t item, uint32_t worker) {
@@ -36,7 +43,7 @@ static void spmm_f32_item(void *context, uint32_t item, uint32_t worker) {
   j->kernels->spmm_f32(&j->args.linear_f32, r[0], r[1], r[2], r[3], scratch_of(j, worker));
 }
 
-void spw_run_linear_f32(job *j) {
+void spw_start_linear_f32(job *j) {
   const spw_session *s = j->session;
   const spw_file_step *step = j->step;
   bool sparse = step->op == SPW_SPARSE_F32;
@@ -52,10 +59,11 @@ void spw_run_linear_f32(job *j) {
       .chunk = step->attributes[LINEAR_CHUNK],
       .activation = (spw_activation)step->attributes[LINEAR_ACTIVATION],
   };
+  j->rows = step->attributes[LINEAR_N];
   if (sparse) {
-    run_linear(j, spmm_f32_item, step->attributes[LINEAR_N], SPW_SPARSE_TILES);
+    split_linear(j, spmm_f32_item, SPW_SPARSE_TILES);
   } else {
-    run_linear(j, gemm_f32_item, step->attributes[LINEAR_N], SPW_DENSE_TILES * 3);
+    split_linear(j, gemm_f32_item, SPW_DENSE_TILES * 3);
   }
 }
 
@@ -128,7 +136,7 @@ static void find_gelu(spw_linear_u8 *args) {
   args->gelu.slope = GELU_POINT_DISTANCE * unit;
 }
 
-void spw_run_linear_u8(job *j) {
+void spw_start_linear_u8(job *j) {
   const spw_session *s = j->session;
   const spw_file_step *step = j->step;
   bool sparse = step->op == SPW_SPARSE_U8, coded = step->op == SPW_CODE_U8;
@@ -148,13 +156,14 @@ void spw_run_linear_u8(job *j) {
       .quantized = s->plan->buffers[step->out[0]].is_u8,
       .out = {step->scalars[0], (int32_t)step->attributes[LINEAR_OUT_ZERO]},
   };
+  j->rows = step->attributes[LINEAR_N];
   if (j->args.linear_u8.quantized) find_gelu(&j->args.linear_u8);
   if (coded) {
     find_code(j);
-    run_linear(j, code_s8_item, step->attributes[LINEAR_N], share_of_thread(s, j->tiles, SPW_CODE_TILES));
+    split_coded(j, code_s8_item);
   } else if (sparse) {
-    run_linear(j, spmm_s8_item, step->attributes[LINEAR_N], SPW_SPARSE_TILES);
+    split_linear(j, spmm_s8_item, SPW_SPARSE_TILES);
   } else {
-    run_linear(j, gemm_s8_item, step->attributes[LINEAR_N], SPW_DENSE_TILES * 3);
+    split_linear(j, gemm_s8_item, SPW_DENSE_TILES * 3);
   }
 }

@@ -1,8 +1,8 @@
 /* What every kernel computes, and on which memory. `kernels.def` lists the kernels.
  *
- * A tile is 16 tokens, one in each lane. float32 buffers are [tile][C][16], uint8 buffers
- * [tile][ceil(C/4)][16][4]; a stride is the distance from tile to tile in bytes, SPW_TILE_GAP more than a tile's size. Every lane does what a scalar loop
- * over that token would do, in the same order on every instruction set: that, and no compiler contraction,
+ * A tile is 16 tokens, one in each lane. A tile of a float32 buffer is [C][16], of a uint8 buffer [ceil(C/4)][16][4]; all
+ * buffers' tiles of the same tokens lie together, and a stride is the distance to those of the next. Every lane does what
+ * a scalar loop over that token would do, in the same order on every instruction set: that, and no compiler contraction,
  * is why results don't depend on the instruction set, the threads or the batch.
  *
  * A kernel computes the tiles [tile_begin, tile_end) (and rows where it has them) and writes nothing else.
@@ -17,7 +17,7 @@
 
 enum {
   SPW_LANES = 16,
-  SPW_TILE_GAP = 256, /* bytes between tiles: where tiles lie whole pages apart, caches mistake one for another */
+  SPW_TILE_GAP = 256, /* bytes beyond whole pages between tiles, else caches mistake one for another */
   SPW_ROW_BLOCK = 8, /* rows of a packed dense weight that lie together: [N/8][K/4][8][4] or [N/8][K][8] */
   SPW_SPARSE_TILES = 4, /* most tiles that one pass over a sparse weight computes, and */
   SPW_SPARSE_ROWS = 256, /* the rows whose sums wait in memory meanwhile */

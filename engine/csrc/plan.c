@@ -19,7 +19,9 @@ size_t spw_buffer_tile_bytes(const spw_file_buffer *buffer) {
   return buffer->is_u8 ? (size_t)(buffer->channels + 3) / 4 * 64 : (size_t)buffer->channels * 64;
 }
 
-size_t spw_buffer_stride(const spw_file_buffer *buffer) { return spw_buffer_tile_bytes(buffer) + SPW_TILE_GAP; }
+size_t spw_tile_stride(const spw_plan *plan) {
+  return ((size_t)plan->header.arena_per_tile + 4095) / 4096 * 4096 + SPW_TILE_GAP;
+}
 
 /* The sum of all 64-bit words, each mixed with its place: any change of one word changes it. */
 static uint64_t checksum(const uint8_t *bytes, size_t size) {
@@ -100,10 +102,10 @@ static spw_status check_buffers(const spw_plan *plan, spw_error *error) {
     uint64_t end;
     if (b->channels == 0 || b->channels > SPW_MAX_CHANNELS || b->is_u8 > 1 || b->per_batch > 1)
       return BAD("buffer %u: %u channels or its kind is invalid", i, b->channels);
-    if (b->offset % 64 != 0 || __builtin_add_overflow(b->offset, spw_buffer_stride(b), &end) ||
+    if (b->offset % 64 != 0 || __builtin_add_overflow(b->offset, spw_buffer_tile_bytes(b), &end) ||
         end > plan->header.arena_per_tile)
       return BAD("buffer %u lies outside the arena", i);
-    all += spw_buffer_stride(b);
+    all += spw_buffer_tile_bytes(b);
   }
   if (plan->header.arena_per_tile > all) return BAD("the arena is larger than all buffers together");
   return SPW_OK;

@@ -42,7 +42,7 @@ typedef struct spw_file_input {
 
 typedef struct spw_file_buffer {
   uint32_t name, channels, is_u8, per_batch;
-  uint64_t offset; /* bytes per tile in front of it in the arena */
+  uint64_t offset; /* bytes in front of it in each tile of the arena */
 } spw_file_buffer;
 _Static_assert(sizeof(spw_file_buffer) == 24, "the writer packs 24 bytes");
 
@@ -106,7 +106,8 @@ struct spw_plan {
 };
 
 size_t spw_buffer_tile_bytes(const spw_file_buffer *buffer);
-size_t spw_buffer_stride(const spw_file_buffer *buffer);
+/* From a tile of all buffers to the next. */
+size_t spw_tile_stride(const spw_plan *plan);
 spw_status spw_plan_check(spw_plan *plan, spw_error *error);
 spw_status spw_steps_check(spw_plan *plan, spw_error *error);
 void spw_plan_retain(spw_plan *plan);

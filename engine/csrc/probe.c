@@ -57,11 +57,12 @@ uint64_t spw_now_ns(void) {
 
 /* The best of several repetitions: what others take from the machine only lowers a result. */
 static double best_rate(spw_pool *pool, spw_task task, probe *p, uint32_t items) {
+  const spw_stage stage = {task, p, items};
   double best = 0;
   for (uint32_t i = 0; i < REPEATS; i++) {
     atomic_store(&p->work, 0);
     uint64_t begin = spw_now_ns();
-    spw_pool_run(pool, task, p, items);
+    spw_pool_run(pool, &stage, 1);
     double rate = (double)atomic_load(&p->work) / ((double)(spw_now_ns() - begin) * 1e-9);
     if (i > 0 && rate > best) best = rate; /* the first run wakes the threads and the clock */
   }

@@ -101,7 +101,7 @@ static spw_status prepare_memory(spw_session *s, const spw_request *r, spw_error
   uint32_t threads = spw_pool_threads(s->pool), one = tiles_for(r->sequence);
   size_t values = (size_t)r->batch * r->sequence, arena;
   uint32_t tiles = (uint32_t)smaller((size_t)one * r->batch, larger(one, (size_t)GROUP_TILES * threads));
-  if (__builtin_mul_overflow((size_t)s->plan->header.arena_per_tile, tiles, &arena))
+  if (__builtin_mul_overflow(spw_tile_stride(s->plan), tiles, &arena))
     return spw_fail(error, SPW_INVALID_INPUT, "batch %u of sequence %u is too large", r->batch, r->sequence);
   s->scratch_stride = scratch_needed(s->plan, r->sequence);
   spw_status status = grow(&s->arena, &s->arena_size, arena, error);

@@ -372,8 +372,8 @@ static spw_status check_overlaps(const check *c) {
     for (uint32_t j = 0; j < i && c->written[i] != SPW_ABSENT; j++) {
       const spw_file_buffer *b = buffer(c, j);
       if (c->written[j] == SPW_ABSENT || c->written[j] > c->read[i] || c->written[i] > c->read[j]) continue;
-      if (ranges_meet(a->offset, a->offset + spw_buffer_stride(a), b->offset,
-                      b->offset + spw_buffer_stride(b)))
+      if (ranges_meet(a->offset, a->offset + spw_buffer_tile_bytes(a), b->offset,
+                      b->offset + spw_buffer_tile_bytes(b)))
         return spw_fail(c->error, SPW_INVALID_PLAN, "buffers %u and %u share memory while both are used", j, i);
     }
   }

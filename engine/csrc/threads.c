@@ -1,12 +1,13 @@
-/* The pool. Each thread owns an equal run of a job's items, the same share of every job, so that what it wrote in one
- * step it finds in its own caches in the next; when its own are gone, it takes from the others. One atomic word for
- * each thread says which job runs and which of its items is next; items are taken by compare-and-swap. Before a job's
- * fields are written, all these words move to a job number of its own that has no items: so a swap that succeeds
- * proves that the fields read before it belong to the job it took from. A thread without work spins for a moment,
- * because the next step comes within microseconds, then sleeps. */
+/* The pool. Each thread owns an equal run of each stage's items, the same share in all, so that what it wrote in one stage
+ * it finds in its own caches in the next; when its own are gone, it takes from the others. One atomic word for each share
+ * says which job runs and which of the share's items is next, counted through the stages; items are taken by
+ * compare-and-swap. Before a job's fields are written, all these words move to a job number of its own that has no items:
+ * so a swap that succeeds proves that the fields read before it belong to the job it took from. A thread without work
+ * spins for a moment, because more comes within microseconds, then sleeps. */
 #include "threads.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -16,15 +17,24 @@
 #include "memory.h"
 #include "status.h"
 
-enum { SPINS = 4000, NEXT_BITS = 32 };
+enum { SPINS = 4000, SHORT_SPINS = 100, NEXT_BITS = 32 };
 static const uint32_t CLOSED = UINT32_MAX; /* as the next item: none can be taken */
 
 typedef struct worker {
-  _Alignas(64) _Atomic uint64_t next; /* job number << 32 | the first of its items that nobody took */
+  _Alignas(64) _Atomic uint64_t next; /* job number << 32 | the first of its share's items that nobody took */
+  _Alignas(64) _Atomic uint32_t done; /* items of the share that are computed */
+  _Atomic uint32_t items;             /* and how many it has in all stages */
   spw_pool *pool;
   pthread_t thread;
   uint32_t number;
 } worker;
+
+/* A stage as all threads see it. */
+typedef struct stage {
+  _Atomic(spw_task) task;
+  _Atomic(void *) context;
+  _Atomic uint32_t items;
+} stage;
 
 struct spw_pool {
   atomic_int references;
@@ -34,10 +44,9 @@ struct spw_pool {
   pthread_mutex_t turn; /* held by the caller whose run it is */
 
   _Alignas(64) _Atomic uint32_t job; /* its number, written when its items can be taken */
-  _Atomic uint32_t items;            /* this and the next two are written while no item can be taken */
-  _Atomic(spw_task) task;
-  _Atomic(void *) context;
-  _Alignas(64) _Atomic uint32_t done; /* items computed */
+  _Atomic uint32_t stage_count;      /* this and the stages are written while no item can be taken */
+  stage stages[SPW_MAX_STAGES];
+  _Alignas(64) _Atomic uint32_t open; /* shares that have items left to compute */
 
   _Alignas(64) pthread_mutex_t sleep; /* guards the two conditions */
   pthread_cond_t work, finished;
@@ -57,32 +66,76 @@ static uint32_t job_of(uint64_t state) { return (uint32_t)(state >> NEXT_BITS); 
 static uint64_t state_of(uint32_t job, uint32_t item) { return (uint64_t)job << NEXT_BITS | item; }
 static uint32_t item_of(uint64_t state) { return (uint32_t)state; }
 
-/* Thread `number` owns the items from its first to the next thread's first. */
+/* Share `number` has a stage's items from its first to the next share's first. */
 static uint32_t first_item(const spw_pool *pool, uint32_t items, uint32_t number) {
   return (uint32_t)((uint64_t)items * number / pool->threads);
 }
 
-static void finish_item(spw_pool *pool, uint32_t items) {
-  if (atomic_fetch_add(&pool->done, 1) + 1 != items || !atomic_load(&pool->caller_sleeps)) return;
+/* An item of a share: its stage's task, its number there, and how many of the share come in the stages before. */
+typedef struct place {
+  spw_task task;
+  void *context;
+  uint32_t item, before;
+} place;
+
+/* Finds the share's item `index`; false where the share has fewer. */
+static bool find_place(spw_pool *pool, uint32_t share, uint32_t index, place *found) {
+  uint32_t count = atomic_load(&pool->stage_count), before = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    uint32_t items = atomic_load(&pool->stages[i].items), first = first_item(pool, items, share);
+    uint32_t own = first_item(pool, items, share + 1) - first;
+    if (index - before < own) {
+      *found = (place){atomic_load(&pool->stages[i].task), atomic_load(&pool->stages[i].context), first + index - before,
+                       before};
+      return true;
+    }
+    before += own;
+  }
+  return false;
+}
+
+static uint32_t share_items(const spw_pool *pool, const spw_stage *stages, uint32_t count, uint32_t share) {
+  uint32_t all = 0;
+  for (uint32_t i = 0; i < count; i++)
+    all += first_item(pool, stages[i].items, share + 1) - first_item(pool, stages[i].items, share);
+  return all;
+}
+
+static void finish_share(spw_pool *pool) {
+  if (atomic_fetch_sub(&pool->open, 1) != 1 || !atomic_load(&pool->caller_sleeps)) return;
   pthread_mutex_lock(&pool->sleep);
   pthread_cond_signal(&pool->finished);
   pthread_mutex_unlock(&pool->sleep);
 }
 
-/* Takes and computes items of `job` that belong to `owner`; returns whether the job may have more elsewhere. */
-static bool take_items_of(spw_pool *pool, uint32_t job, uint32_t owner, uint32_t number) {
-  _Atomic uint64_t *next = &pool->workers[owner].next;
-  uint64_t state = atomic_load(next);
+/* The thread that computes what the next stage waits for may have lost its processor. */
+static void await_turn(uint32_t *tries) {
+  if (++*tries < SHORT_SPINS) {
+    pause_cpu();
+  } else {
+    sched_yield();
+  }
+}
+
+/* Takes and computes items of `job` from a share; returns whether the job may have more elsewhere. */
+static bool take_items_of(spw_pool *pool, uint32_t job, uint32_t share, uint32_t number) {
+  worker *owner = &pool->workers[share];
+  uint32_t tries = 0;
   for (;;) {
-    spw_task task = atomic_load(&pool->task);
-    void *context = atomic_load(&pool->context);
-    uint32_t items = atomic_load(&pool->items);
+    place at;
+    uint64_t state = atomic_load(&owner->next);
+    uint32_t done = atomic_load(&owner->done);
+    bool found = item_of(state) != CLOSED && find_place(pool, share, item_of(state), &at);
     if (job_of(state) != job) return false;
-    if (item_of(state) >= first_item(pool, items, owner + 1)) return true;
-    if (!atomic_compare_exchange_weak(next, &state, state + 1)) continue;
-    task(context, item_of(state), number);
-    finish_item(pool, items);
-    state = atomic_load(next);
+    if (!found) return true;
+    if (done < at.before) {
+      await_turn(&tries);
+      continue;
+    }
+    if (!atomic_compare_exchange_weak(&owner->next, &state, state + 1)) continue;
+    at.task(at.context, at.item, number);
+    tries = 0;
+    if (atomic_fetch_add(&owner->done, 1) + 1 == atomic_load(&owner->items)) finish_share(pool);
   }
 }
 
@@ -117,32 +170,50 @@ static void *work(void *argument) {
   }
 }
 
-static void await_items(spw_pool *pool, uint32_t items) {
+static void await_shares(spw_pool *pool) {
   for (int i = 0; i < SPINS; i++) {
-    if (atomic_load(&pool->done) == items) return;
+    if (atomic_load(&pool->open) == 0) return;
     pause_cpu();
   }
   pthread_mutex_lock(&pool->sleep);
   atomic_store(&pool->caller_sleeps, 1);
-  while (atomic_load(&pool->done) != items) pthread_cond_wait(&pool->finished, &pool->sleep);
+  while (atomic_load(&pool->open) != 0) pthread_cond_wait(&pool->finished, &pool->sleep);
   atomic_store(&pool->caller_sleeps, 0);
   pthread_mutex_unlock(&pool->sleep);
 }
 
-void spw_pool_run(spw_pool *pool, spw_task task, void *context, uint32_t items) {
-  if (pool->threads == 1 || items <= 1) {
-    for (uint32_t i = 0; i < items; i++) task(context, i, 0);
+static void write_job(spw_pool *pool, const spw_stage *stages, uint32_t count) {
+  uint32_t open = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    atomic_store(&pool->stages[i].task, stages[i].task);
+    atomic_store(&pool->stages[i].context, stages[i].context);
+    atomic_store(&pool->stages[i].items, stages[i].items);
+  }
+  atomic_store(&pool->stage_count, count);
+  for (uint32_t i = 0; i < pool->threads; i++) {
+    uint32_t items = share_items(pool, stages, count, i);
+    open += items > 0;
+    atomic_store(&pool->workers[i].done, 0);
+    atomic_store(&pool->workers[i].items, items);
+  }
+  atomic_store(&pool->open, open);
+}
+
+static void run_alone(const spw_stage *stages, uint32_t count) {
+  for (uint32_t i = 0; i < count; i++)
+    for (uint32_t item = 0; item < stages[i].items; item++) stages[i].task(stages[i].context, item, 0);
+}
+
+void spw_pool_run(spw_pool *pool, const spw_stage *stages, uint32_t count) {
+  if (pool->threads == 1 || (count == 1 && stages->items <= 1)) {
+    run_alone(stages, count);
     return;
   }
   uint32_t job = atomic_load(&pool->job) + 2; /* may wrap around */
   for (uint32_t i = 0; i < pool->threads; i++)
     atomic_store(&pool->workers[i].next, state_of(job - 1, CLOSED));
-  atomic_store(&pool->task, task);
-  atomic_store(&pool->context, context);
-  atomic_store(&pool->items, items);
-  atomic_store(&pool->done, 0);
-  for (uint32_t i = 0; i < pool->threads; i++)
-    atomic_store(&pool->workers[i].next, state_of(job, first_item(pool, items, i)));
+  write_job(pool, stages, count);
+  for (uint32_t i = 0; i < pool->threads; i++) atomic_store(&pool->workers[i].next, state_of(job, 0));
   atomic_store(&pool->job, job);
   if (atomic_load(&pool->sleepers) > 0) {
     pthread_mutex_lock(&pool->sleep);
@@ -150,7 +221,7 @@ void spw_pool_run(spw_pool *pool, spw_task task, void *context, uint32_t items) 
     pthread_mutex_unlock(&pool->sleep);
   }
   take_items(pool, job, 0);
-  await_items(pool, items);
+  await_shares(pool);
 }
 
 spw_status spw_pool_begin(spw_pool *pool, spw_error *error) {

@@ -5,16 +5,24 @@
 #include "kernels.h"
 #include "sparrow.h"
 
-/* Computes item `item` of a job on the thread with number `worker`, 0 being the caller. */
+/* Computes item `item` of a stage on the thread with number `worker`, 0 being the caller. */
 typedef void (*spw_task)(void *context, uint32_t item, uint32_t worker);
 
-enum { SPW_MAX_THREADS = 1024, SPW_MAX_ITEMS = 1 << 20 };
+/* Equal runs of the items are the threads' shares. */
+typedef struct spw_stage {
+  spw_task task;
+  void *context;
+  uint32_t items;
+} spw_stage;
+
+enum { SPW_MAX_THREADS = 1024, SPW_MAX_ITEMS = 1 << 20, SPW_MAX_STAGES = 16 };
 
 /* One caller owns the pool between begin and end. */
 spw_status spw_pool_begin(spw_pool *pool, spw_error *error);
 void spw_pool_end(spw_pool *pool);
-/* Returns when all `items` <= SPW_MAX_ITEMS are computed. */
-void spw_pool_run(spw_pool *pool, spw_task task, void *context, uint32_t items);
+/* Returns when all items of all stages are computed, at most SPW_MAX_ITEMS of each. A share's items are computed when
+ * those of the same share in the stages before are, whatever other shares have come to. */
+void spw_pool_run(spw_pool *pool, const spw_stage *stages, uint32_t count);
 
 /* A monotonic clock. */
 uint64_t spw_now_ns(void);

@@ -170,12 +170,12 @@ TARGETS: Final = int(np.bitwise_or.reduce(finish.DESTINATION))
 SECONDS: Final = 7 << 40 | 3 << 13
 
 
-def finishing(does: finish.Finish) -> bytes:
+def finishing(does: finish.Finish, depth: int = 400) -> bytes:
     """A plan with a layer of two whole parts that finish so."""
     rng = np.random.default_rng(6)
-    weight = sparsify(rng, rng.integers(1, 128, (2 * finish.ROWS[does], 400)), 0.8)
+    weight = sparsify(rng, rng.integers(1, 128, (2 * finish.ROWS[does], depth)), 0.8)
     scale = np.full(len(weight), 1e-4)
-    return plan.encode(layer(rng.integers(0, 256, (3, 400)), weight, "code", scale=scale, **LAYERS[does]))
+    return plan.encode(layer(rng.integers(0, 256, (3, depth)), weight, "code", scale=scale, **LAYERS[does]))
 
 
 def is_valid(content: bytes) -> bool:

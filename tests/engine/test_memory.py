@@ -22,7 +22,7 @@ def chain(length: int) -> Program:
 
 def overlapping(program: Program) -> list[tuple[int, int]]:
     arena, lives = memory.place(program), memory.lives(program)
-    ends = [arena.offsets[b] + memory.stride(program.buffers[b]) for b in range(len(program.buffers))]
+    ends = [arena.offsets[b] + memory.tile_bytes(program.buffers[b]) for b in range(len(program.buffers))]
     assert all(end <= arena.size for b, end in enumerate(ends) if b in lives)
     return [
         (a, b)
@@ -37,7 +37,7 @@ def overlapping(program: Program) -> list[tuple[int, int]]:
 
 
 def test_a_chain_needs_two_places() -> None:
-    assert memory.place(chain(30)).size == 2 * (8 * 64 + memory.TILE_GAP)
+    assert memory.place(chain(30)).size == 2 * 8 * 64
 
 
 def test_a_model_reuses_memory() -> None:

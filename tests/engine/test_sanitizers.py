@@ -12,6 +12,7 @@ import pytest
 from engine import plan
 from tests.engine.programs import tiny_bert
 from tests.engine.test_code import coded_layer
+from tests.engine.test_code_refusals import finishing
 
 ROOT = Path(__file__).parents[2]
 ADDRESS, THREAD = "address,undefined", "thread"
@@ -52,6 +53,12 @@ def coded_plan(tmp_path: Path) -> Path:
     return tmp_path / "c.plan"
 
 
+@pytest.fixture
+def finishing_plan(tmp_path: Path) -> Path:
+    (tmp_path / "f.plan").write_bytes(finishing("gelu", depth=8))
+    return tmp_path / "f.plan"
+
+
 def passes(*command: Path | str) -> None:
     environment = os.environ | {"ASAN_OPTIONS": ASAN_OPTIONS}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=environment)
@@ -63,7 +70,7 @@ def test_kernels_agree_and_stay_inside_their_outputs(builds: dict[str, Path], sa
     passes(builds[sanitizers] / "kernel_margins")
 
 
-@pytest.mark.parametrize("of", ["small_plan", "coded_plan"])
+@pytest.mark.parametrize("of", ["small_plan", "coded_plan", "finishing_plan"])
 def test_hostile_plans_never_touch_foreign_memory(
     builds: dict[str, Path], of: str, request: pytest.FixtureRequest
 ) -> None:

@@ -79,9 +79,10 @@ static void run_part(const spw_linear_u8 *step, uint32_t part, uint32_t tile_beg
   }
 }
 
-/* The numbers of linear_store.h, of vf_gelu_bytes4 and vf_store_u8. */
+/* The numbers of vf_gelu_bytes4 and vf_store_u8. */
 static void prepare(const spw_linear_u8 *step, spw_code_frame *frame) {
   static const uint8_t order[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+  if (!step->quantized) return;
   memcpy(frame->fit, step->gelu.fit, sizeof frame->fit);
   for (int i = 0; i < 4; i++) memcpy(frame->order + 16 * i, order, sizeof order);
   for (int i = 0; i < 32; i++) frame->zero_point[i] = (int16_t)step->out.zero_point;
@@ -95,7 +96,7 @@ static void prepare(const spw_linear_u8 *step, spw_code_frame *frame) {
 void SPW_KERNEL(code_s8)(const spw_linear_u8 *step, uint32_t tile_begin, uint32_t tile_end, uint32_t row_begin,
                          uint32_t row_end, void *scratch) {
   uint32_t most = spw_code_rows(step->finish), parts = (step->n + most - 1) / most;
-  uint32_t block = (uint32_t)(CACHED_BYTES / step->x.stride);
+  uint32_t block = CACHED_BYTES / ((step->k + 3) / 4 * 64);
   if (block < SPW_CODE_TILES) block = SPW_CODE_TILES;
   left waiting = {0};
   prepare(step, scratch);

@@ -1,4 +1,4 @@
-"""ONNX file -> graph -> passes -> program."""
+"""ONNX file -> graph -> passes -> program, whose residuals are folded last."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from engine.lower import lower
 from engine.passes import optimise
 from engine.program import Program
 from engine.quantization import check_quantization
+from engine.residuals import fold_residuals
 from engine.shapes import annotate
 
 
@@ -28,4 +29,4 @@ def compile_graph(graph: Graph) -> Program:
     annotate(graph)
     check_quantization(graph)
     optimise(graph)
-    return lower(graph)
+    return fold_residuals(lower(graph))

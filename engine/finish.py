@@ -5,7 +5,7 @@ function (codegen.py) also takes the sums that it found for the tile before from
 tile's results. It does what `csrc/lanes/linear_store.h` does, operation by operation, and gives the same bits.
 
 `csrc/kernels.h` describes the memory that the words read (`spw_code_frame`): distances from the sums, in units of what
-is read there, are negative up to the sums. Results go to where r8 points.
+is read there, are negative up to the sums. Results go to where r8 points, residuals come from where r9 does.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from typing import Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.program import Activation
+from engine.program import LinearU8
 
-Finish = Literal["stored", "floats", "bytes", "gelu"]
-"""What a part does with the sums of the tile before: nothing, or scaling to floats, to bytes, or GELU to bytes."""
+Finish = Literal["stored", "floats", "bytes", "gelu", "added"]
+"""What a part does with the sums of the tile before: nothing, scaling to floats, to bytes, GELU to bytes, or scaling to
+floats to which a residual is added."""
 FINISHES: Final = get_args(Finish)
 """In the order of `spw_finish`."""
-ROWS: Final[dict[Finish, int]] = {"stored": 28, "floats": 24, "bytes": 24, "gelu": 20}
+ROWS: Final[dict[Finish, int]] = {"stored": 28, "floats": 24, "bytes": 24, "gelu": 20, "added": 24}
 """Rows of a part: each has a register for its sums, and the rest are left to the words."""
 FIRST_SUM: Final = 2
 """The register of a part's first row; those before hold activations, in turns."""
 LAST_REGISTER: Final = 31
 
-_SPAN: Final[dict[Finish, int]] = {"stored": 1, "floats": 1, "bytes": 1, "gelu": 2}
+_SPAN: Final[dict[Finish, int]] = {"stored": 1, "floats": 1, "bytes": 1, "gelu": 2, "added": 1}
 """Rows that are in work at a time: a chain of operations with the time of as many rows' products isn't waited for."""
 _SCALARS, _SCALES, _BIASES = -80, -64, -32
 _HIGHEST, _LAST, _MAGIC, _SLOPE, _MAGNITUDE = range(_SCALARS, _SCALARS + 5)
@@ -61,6 +62,7 @@ _TAKE_AWAY: Final = word("62f17c585c4200")  # vsubps zmm, zmm, [rdx + 4 d]{1to16
 _LOOK_UP: Final = word("62f27d48164200")  # vpermps zmm, zmm, [rdx + 64 d]
 _ADD_WORDS: Final = word("62f17d48fd4200")  # vpaddw zmm, zmm, [rdx + 64 d]
 _SHUFFLE: Final = word("62f27d48004200")  # vpshufb zmm, zmm, [rdx + 64 d]
+_ADD_RESIDUAL: Final = word("62d17c48584100")  # vaddps zmm, zmm, [r9 + 64 d]
 _STORE: Final = word("62d17e487f4000")  # vmovdqu32 [r8 + 64 d], zmm
 # Between registers, an idle prefix (cs) fills the word.
 _MULTIPLY_ADD: Final = word("2e62f27d48a8c0")  # vfmadd213ps zmm, zmm, zmm
@@ -73,11 +75,14 @@ _PACK_BYTES: Final = word("2e62f17d4867c0")  # vpackuswb zmm, zmm, zmm
 _XOR: Final = word("2e62f17d48efc0")  # vpxord zmm, zmm, zmm
 
 
-def of(activation: Activation, rows: int, *, quantized: bool) -> Finish:
-    """What the code of a layer of so many rows does; the C kernel does what it doesn't."""
-    if rows % 8 or activation not in ("none", "gelu" if quantized else "none"):
+def of(step: LinearU8) -> Finish:
+    """What the code of a layer does; the C kernel does what it doesn't."""
+    quantized = step.quantization is not None
+    if len(step.weight) % 8 or step.activation not in ("none", "gelu" if quantized else "none"):
         return "stored"
-    return ("gelu" if activation == "gelu" else "bytes") if quantized else "floats"
+    if quantized:
+        return "gelu" if step.activation == "gelu" else "bytes"
+    return "floats" if step.residual is None else "added"
 
 
 @cache
@@ -104,7 +109,9 @@ def _row(finish: Finish, row: int) -> list[Operation]:
         (_SPREAD, scale, None, _SCALES + row),
         (_SCALE_ADD, x, scale, _BIASES + row),
     ]
-    if finish == "floats":
+    if finish == "added":
+        scaled.append((_ADD_RESIDUAL, x, x, row))
+    if finish in ("floats", "added"):
         return [*scaled, (_STORE, x, None, row)]
     return scaled + (_gelu(row) if finish == "gelu" else []) + _as_bytes(row)
 

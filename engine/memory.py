@@ -50,13 +50,13 @@ def reads(step: Step) -> tuple[BufferId, ...]:
     match step:
         case Embed():
             return ()
-        case LayerNorm(residual=residual):
+        case LayerNorm(residual=residual) | LinearU8(residual=residual):
             return (step.input,) if residual is None else (step.input, residual)
         case Attention():
             return (step.query, step.key, step.value)
         case Add():
             return (step.left, step.right)
-        case Quantize() | Dequantize() | LinearF32() | LinearU8() | Activate() | Select() | Output():
+        case Quantize() | Dequantize() | LinearF32() | Activate() | Select() | Output():
             pass
     return (step.input,)
 

@@ -113,6 +113,8 @@ def check_linear(step: LinearU8 | LinearF32) -> None:
     per_row = [step.bias] if isinstance(step, LinearF32) else [step.bias, step.scale]
     if any(values.shape != (rows,) for values in per_row):
         raise ValueError(f"step {step.name}: bias and scale must have shape ({rows},) as its weight has rows")
+    if isinstance(step, LinearU8) and step.residual is not None and (step.quantization or step.activation != "none"):
+        raise ValueError(f"step {step.name}: only float32 results without an activation can have a residual added")
     if isinstance(step, LinearU8) and depth > MAX_PRODUCTS:
         raise ValueError(
             f"step {step.name}: K = {depth} products of 255 * 127 overflow an int32 sum, "

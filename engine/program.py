@@ -129,10 +129,11 @@ class LinearF32:
 
 @dataclass(frozen=True)
 class LinearU8:
-    """y = act(((x - zero_point) W^T) * scale + bias); x u8 [T, K], W s8 [N, K], accumulated in int32.
+    """y = act(((x - zero_point) W^T) * scale + bias) (+ residual); x u8 [T, K], W s8 [N, K], accumulated in int32.
 
     `scale[n]` = input scale times the weight scale of row n. `out` is f32, or u8 when `quantization` is given.
-    `layout` says which kernel runs it; None leaves that to `cost_model`.
+    `layout` says which kernel runs it; None leaves that to `cost_model`. Only an f32 `out` without an activation may
+    have a `residual`, f32 [T, N].
     """
 
     name: str
@@ -145,6 +146,7 @@ class LinearU8:
     out: BufferId
     quantization: Quantization | None
     layout: Layout | None = None
+    residual: BufferId | None = None
 
 
 @dataclass(frozen=True)

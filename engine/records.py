@@ -161,7 +161,7 @@ def _linear_u8(step: LinearU8, _: Program) -> Record:
         case "dense":
             op, blobs = "linear_u8", (pack.dense_s8(weight), *per_row, correction)
         case "code":
-            does = finish.of(step.activation, rows, quantized=step.quantization is not None)
+            does = finish.of(step)
             attributes.append(finish.FINISHES.index(does))
             coded = codegen.generate(pack.blocks_s8(weight), -correction, does)
             op, blobs = "code_u8", (coded.content, *per_row, None, coded.parts)
@@ -169,7 +169,8 @@ def _linear_u8(step: LinearU8, _: Program) -> Record:
             sparse = pack.sparse_s8(weight)
             attributes.append(sparse.chunk)
             op, blobs = "sparse_u8", (sparse.blocks, *per_row, correction, sparse.starts, sparse.indices)
-    return Record(op, step.name, (step.input,), (step.out,), attributes, (scale,), blobs)
+    inputs = (step.input, _optional(step.residual))
+    return Record(op, step.name, inputs, (step.out,), attributes, (scale,), blobs)
 
 
 def _attention(step: Attention, program: Program) -> Record:

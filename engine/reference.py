@@ -131,6 +131,8 @@ class _Run:
         x = self.buffers[step.input].astype(np.int32) - step.zero_point
         product = integer_product(x, step.weight.T).astype(np.float32)
         y = activate(product * step.scale + step.bias, step.activation)
+        if step.residual is not None:
+            y = y + self.buffers[step.residual]
         return y if step.quantization is None else _quantized(y, step.quantization)
 
     def _attention(self, step: Attention) -> Array:

@@ -143,6 +143,7 @@ void spw_start_linear_u8(job *j) {
   j->args.linear_u8 = (spw_linear_u8){
       .x = tiles_of(s, step->in[0]),
       .y = tiles_of(s, step->out[0]),
+      .residual = tiles_of(s, step->in[1]),
       .weights = spw_blob(s->plan, step, BLOB_WEIGHTS),
       .starts = sparse ? spw_blob(s->plan, step, BLOB_STARTS) : NULL,
       .indices = sparse ? spw_blob(s->plan, step, BLOB_INDICES) : NULL,

@@ -62,10 +62,10 @@ typedef struct spw_code_part {
 } spw_code_part;
 
 /* What a whole part does, besides its products, with the sums that are left of the tile before. */
-typedef enum spw_finish { SPW_STORED = 0, SPW_FLOATS = 1, SPW_BYTES = 2, SPW_GELU_BYTES = 3 } spw_finish;
+typedef enum spw_finish { SPW_STORED = 0, SPW_FLOATS = 1, SPW_BYTES = 2, SPW_GELU_BYTES = 3, SPW_ADDED = 4 } spw_finish;
 
 static inline uint32_t spw_code_rows(spw_finish finish) {
-  static const uint8_t rows[] = {SPW_CODE_ROWS, 24, 24, 20};
+  static const uint8_t rows[] = {SPW_CODE_ROWS, 24, 24, 20, 24};
   return rows[finish];
 }
 
@@ -86,11 +86,11 @@ typedef struct spw_code_frame {
   uint32_t magnitude, unused[11];
   float scale[32], bias[32]; /* of the rows whose sums are left */
   uint8_t sums[SPW_CODE_ROWS][64];
-  uint8_t nowhere[SPW_CODE_ROWS][64]; /* the results of sums that are left of nothing */
+  uint8_t nowhere[SPW_CODE_ROWS][64]; /* residuals and results of sums that are left of nothing */
 } spw_code_frame;
 
 typedef struct spw_linear_u8 {
-  spw_tiles x, y;
+  spw_tiles x, y, residual; /* float32, added to a float32 y, or its base is NULL */
   const int8_t *weights;
   const spw_code_part *parts;
   const uint8_t *weights_end, *next_code, *next_code_end; /* of coded weights; the next are those of a later step */

@@ -18,7 +18,7 @@ enum {
 
   /* quantize, dequantize: in[0], out[0]; scalars[0] scale; attribute 0: zero point */
 
-  /* linear: in[0], out[0] */
+  /* linear: in[0], out[0]; in[1] residual of an integer layer */
   LINEAR_K = 0,
   LINEAR_N = 1,
   LINEAR_ACTIVATION = 2,

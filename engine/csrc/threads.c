@@ -124,7 +124,7 @@ static bool take_items_of(spw_pool *pool, uint32_t job, uint32_t share, uint32_t
   for (;;) {
     place at;
     uint64_t state = atomic_load(&owner->next);
-    uint32_t done = atomic_load(&owner->done);
+    uint32_t done = atomic_load(&owner->done), all = atomic_load(&owner->items);
     bool found = item_of(state) != CLOSED && find_place(pool, share, item_of(state), &at);
     if (job_of(state) != job) return false;
     if (!found) return true;
@@ -135,7 +135,7 @@ static bool take_items_of(spw_pool *pool, uint32_t job, uint32_t share, uint32_t
     if (!atomic_compare_exchange_weak(&owner->next, &state, state + 1)) continue;
     at.task(at.context, at.item, number);
     tries = 0;
-    if (atomic_fetch_add(&owner->done, 1) + 1 == atomic_load(&owner->items)) finish_share(pool);
+    if (atomic_fetch_add(&owner->done, 1) + 1 == all) finish_share(pool); /* else the next job may have begun */
   }
 }
 

@@ -73,6 +73,7 @@ class Builder:
         bias: Array | None = None,
         activation: Any = "none",
         quantization: Quantization | None = None,
+        residual: int | None = None,
     ) -> int:
         n = len(weight)
         out = self.buffer(n, "u8" if quantization else "f32", self.buffers[source].rows)
@@ -87,6 +88,7 @@ class Builder:
                 activation,
                 out,
                 quantization,
+                residual=residual,
             )
         )
         return out

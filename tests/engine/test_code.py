@@ -39,10 +39,18 @@ OPTIONS: Final = itertools.product(("none", "gelu", "relu", "tanh"), (None, Quan
 CASES: Final = list(zip(itertools.product(DEPTHS, KEPT), itertools.cycle(ROWS), itertools.cycle(OPTIONS), strict=False))
 
 
-def layer(x: Array, weight: Array, layout: Layout, quantization: Quantization | None = None, **options: Any) -> Program:
-    """The layer on the bytes x[ids]; `y` is its result, dequantized where it is quantized."""
+def layer(
+    x: Array,
+    weight: Array,
+    layout: Layout,
+    quantization: Quantization | None = None,
+    residual: Array | None = None,
+    **options: Any,
+) -> Program:
+    """The layer on the bytes x[ids] and residual[ids]; `y` is its result, dequantized where it is quantized."""
     b = Builder("ids")
-    y = b.linear_u8(b.bytes(x), weight, quantization=quantization, **options)
+    added = None if residual is None else b.rows(residual)
+    y = b.linear_u8(b.bytes(x), weight, quantization=quantization, residual=added, **options)
     step = b.steps[-1]
     assert isinstance(step, LinearU8)
     b.steps[-1] = replace(step, layout=layout)
@@ -79,6 +87,8 @@ def test_code_gives_the_bits_of_the_other_layouts(shape: Any, rows: int, options
     weight = sparsify(rng, rng.integers(-128, 128, (rows, depth)), 1 - kept)
     scale = rng.uniform(1e-4, 3e-4, rows) / np.sqrt(max(1, depth * kept))
     options = {"activation": activation, "scale": scale, "bias": rng.normal(size=rows)}
+    if (activation, quantization) == ("none", None) and zero_point:
+        options["residual"] = rng.normal(size=(100, rows))
     x = rng.integers(0, 256, (100, depth))
     same_in_all_layouts(x, weight, quantization=quantization, zero_point=zero_point, **options)
 
@@ -173,6 +183,7 @@ def as_assembly(words: NDArray[np.uint64], folder: Path) -> list[str]:
 
 PER_ROW: Final[dict[finish.Finish, dict[str, int]]] = {
     "floats": {"vcvtdq2ps": 1, "vbroadcastss": 1, "vfmadd213ps": 1},
+    "added": {"vcvtdq2ps": 1, "vbroadcastss": 1, "vfmadd213ps": 1, "vaddps": 1},
     "bytes": {"vcvtdq2ps": 1, "vbroadcastss": 2, "vfmadd213ps": 1, "vminps": 1, "vcvtps2dq": 1},
     "gelu": {"vfmadd213ps": 6, "vfmadd132ps": 1, "vpermps": 6, "vandps": 1, "vaddps": 1, "vsubps": 2, "vmaxps": 1},
 }

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
-from engine import codegen, finish, plan
+from engine import codegen, finish, plan, records
 from engine.errors import PlanError
 from engine.program import Quantization
 from engine.runtime import CompiledModel
@@ -18,15 +18,25 @@ from tests.engine.test_code import CODED, layer, needs_code, run_once
 from tests.engine.test_plan import rewritten
 
 
+def coded_step(content: bytes) -> int:
+    """Where the record of the coded layer begins."""
+    (steps,) = struct.unpack_from("<Q", content, 64)
+    return next(
+        at
+        for at in itertools.count(steps, plan.STEP.size)
+        if records.OPS[struct.unpack_from("<I", content, at)[0]] == "code_u8"
+    )
+
+
 def blobs(content: bytes) -> tuple[int, int]:
-    """Where a layer's code and its table of parts begin, when it is the third step."""
-    step = struct.unpack_from("<Q", content, 64)[0] + 2 * plan.STEP.size
+    """Where its code and its table of parts begin."""
+    step = coded_step(content)
     (constants,) = struct.unpack_from("<Q", content, 88)
     code, parts = (constants + struct.unpack_from("<Q", content, step + 160 + 16 * blob)[0] for blob in (0, 4))
     return code, parts
 
 
-CODE_STEP: Final = struct.unpack_from("<Q", CODED, 64)[0] + 2 * plan.STEP.size
+CODE_STEP: Final = coded_step(CODED)
 CODE, PARTS = blobs(CODED)
 SECOND, VALUES = (CODE + 64 * struct.unpack_from("<I", CODED, PARTS + at)[0] for at in (16, 4))
 KINDS: Final = (0x58, 0x6F, 0x50, 0x7F, 0xC7, 0xC6, 0x91, 0xCC)
@@ -164,6 +174,7 @@ LAYERS: Final[dict[finish.Finish, dict[str, Any]]] = {
     "floats": {"activation": "none"},
     "bytes": {"activation": "none", "quantization": Quantization(0.02, 100)},
     "gelu": {"activation": "gelu", "quantization": Quantization(0.02, 100)},
+    "added": {"activation": "none", "residual": np.ones((3, 48))},
 }
 OPERANDS: Final = int(np.bitwise_or.reduce(finish.OPERAND))
 TARGETS: Final = int(np.bitwise_or.reduce(finish.DESTINATION))
@@ -207,15 +218,16 @@ def between_registers(word: int) -> bool:
 
 def opcode(word: int) -> bytes:
     content = word.to_bytes(codegen.WORD, "little")[between_registers(word) :]
-    return bytes([content[1] & 7, content[2] & 3, content[3] & 0x10, content[4]])
+    address = 0 if between_registers(word) else content[5] & 7
+    return bytes([content[1] & 7, content[2] & 3, content[3] & 0x10, content[4], address])
 
 
 def fits(does: finish.Finish, word: int) -> bool:
     """Whether the distance of a word stays within what there is to read or write."""
     (distance,) = struct.unpack("b", bytes([word >> 48]))
     rows = finish.ROWS[does]
-    if word >> 40 & 7 == 0:  # from r8: results
-        return 0 <= distance < (rows if does == "floats" else rows // 4)
+    if word >> 40 & 7 < 2:  # from r8 or r9: results or residuals
+        return 0 <= distance < (rows // 4 if does in ("bytes", "gelu") else rows)
     counts_floats = bool(word >> 24 & 0x10) or opcode(word)[3] == 0x18
     return counts_floats or -13 <= distance < rows
 
@@ -263,15 +275,13 @@ def test_distances_from_which_words_that_finish_reach_too_far_are_refused(does: 
 @pytest.mark.parametrize("does", LAYERS)
 def test_a_layer_that_finishes_otherwise_than_its_output_needs_is_refused(does: finish.Finish) -> None:
     content = finishing(does)
-    step = struct.unpack_from("<Q", content, 64)[0] + 2 * plan.STEP.size
-    attribute = step + 32 + 4 * 4
+    attribute = coded_step(content) + 32 + 4 * 4
     assert struct.unpack_from("<I", content, attribute) == (finish.FINISHES.index(does),)
-    for other in (0, 1, 2, 3, 4, 255, 1 << 31):
+    for other in (0, 1, 2, 3, 4, 5, 255, 1 << 31):
         changed = rewritten(content, attribute, "<I", other)
         assert is_valid(changed) == (other == finish.FINISHES.index(does))
 
 
 @needs_code
 def test_rows_that_are_not_all_there_cannot_be_finished_by_code() -> None:
-    step = struct.unpack_from("<Q", CODED, 64)[0] + 2 * plan.STEP.size
-    refuses(rewritten(CODED, step + 48, "<I", 1), "what its code writes doesn't fit its output")
+    refuses(rewritten(CODED, CODE_STEP + 48, "<I", 1), "what its code writes doesn't fit its output")

@@ -5,7 +5,8 @@
 
 enum { CACHED_BYTES = 320 << 10 }; /* of activations, which each part reads anew, in the second-level cache */
 
-typedef void (*code)(const uint8_t *x, const int8_t *weights, uint8_t *sums, const uint8_t *ahead, uint8_t *y);
+typedef void (*code)(const uint8_t *x, const int8_t *weights, uint8_t *sums, const uint8_t *ahead, uint8_t *y,
+                     const uint8_t *residual);
 
 /* Memory that is needed soon, fetched line by line while code runs. */
 typedef struct fetch {
@@ -50,6 +51,11 @@ static uint8_t *results(const spw_linear_u8 *step, left waiting, spw_code_frame 
   return step->y.base + waiting.tile * step->y.stride + waiting.first * row_bytes;
 }
 
+static const uint8_t *residuals(const spw_linear_u8 *step, left waiting, const spw_code_frame *frame) {
+  if (waiting.rows == 0 || step->residual.base == NULL) return frame->nowhere[0];
+  return step->residual.base + waiting.tile * step->residual.stride + waiting.first * 4 * SPW_LANES;
+}
+
 static void finish(const spw_linear_u8 *step, left *waiting, const spw_code_frame *frame) {
   if (waiting->rows) linear_store(step, waiting->tile, 1, waiting->first, waiting->first + waiting->rows, frame->sums[0]);
   waiting->rows = 0;
@@ -68,7 +74,7 @@ static void run_part(const spw_linear_u8 *step, uint32_t part, uint32_t tile_beg
   if (!finishes) finish(step, waiting, frame);
   for (uint32_t tile = tile_begin; tile < tile_end; tile++) {
     run(step->x.base + tile * step->x.stride + SPW_CODE_REACH / 2 * 64, weights, frame->sums[0],
-        advance(&ahead, about.lines), results(step, *waiting, frame));
+        advance(&ahead, about.lines), results(step, *waiting, frame), residuals(step, *waiting, frame));
     *waiting = (left){tile, first, rows};
     if (!finishes) {
       finish(step, waiting, frame);

@@ -28,8 +28,8 @@ SPW_INLINE void scaled4(const spw_linear_u8 *step, vf values[4], const spw_activ
 }
 
 /* Four rows of one tile, with `stride` bytes from one's sums to the next's. Those below n exist in a float32 y. */
-SPW_INLINE void store4(const spw_linear_u8 *step, uint8_t *y, uint32_t row, const uint8_t *sums, size_t stride,
-                       const bool quantized, const spw_activation activation) {
+SPW_INLINE void store4(const spw_linear_u8 *step, uint8_t *y, const float *residual, uint32_t row,
+                       const uint8_t *sums, size_t stride, const bool quantized, const spw_activation activation) {
   vf values[4];
 #pragma GCC unroll 4
   for (uint32_t r = 0; r < 4; r++) values[r] = linear_value(step, row + r, vi_load(sums + r * stride));
@@ -40,7 +40,14 @@ SPW_INLINE void store4(const spw_linear_u8 *step, uint8_t *y, uint32_t row, cons
   }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) values[i] = vf_activation(values[i], activation);
-  for (uint32_t r = 0; r < at_most(4, step->n - row); r++) vf_store((float *)y + (row + r) * SPW_LANES, values[r]);
+  for (uint32_t r = 0; r < at_most(4, step->n - row); r++) {
+    size_t at = (row + r) * SPW_LANES;
+    vf_store((float *)y + at, residual ? vf_add(values[r], vf_load(residual + at)) : values[r]);
+  }
+}
+
+SPW_INLINE const float *residual_at(const spw_linear_u8 *step, uint32_t tile) {
+  return step->residual.base ? (const float *)(step->residual.base + tile * step->residual.stride) : NULL;
 }
 
 SPW_INLINE void store_rows(const spw_linear_u8 *step, uint32_t tile, uint32_t tiles, uint32_t row, uint32_t end,
@@ -48,7 +55,8 @@ SPW_INLINE void store_rows(const spw_linear_u8 *step, uint32_t tile, uint32_t ti
   size_t stride = (size_t)tiles * 64;
   for (; row < at_most(end, step->n); row += 4, sums += 4 * stride)
     for (uint32_t t = 0; t < tiles; t++)
-      store4(step, step->y.base + (tile + t) * step->y.stride, row, sums + t * 64, stride, quantized, activation);
+      store4(step, step->y.base + (tile + t) * step->y.stride, residual_at(step, tile + t), row, sums + t * 64, stride,
+             quantized, activation);
 }
 
 /* Stores rows [row, end), in fours, of tiles tile..tile+tiles-1 from their int32 sums [rows][tiles][16].

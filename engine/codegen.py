@@ -3,11 +3,13 @@
 For x86-64 with AVX-512 VNNI. A part of `ROWS` rows is one function, straight through, which adds up those rows for a
 tile of 16 tokens in registers, channel group by channel group:
 
-    void part(const uint8_t *x, const int8_t *values, int32_t *sums, const uint8_t *ahead)
+    void part(const uint8_t *x, const int8_t *values, int32_t *sums, const uint8_t *ahead, uint8_t *y,
+              const uint8_t *residual, const uint8_t *further)
 
 `x` points 128 groups (of 64 bytes) into a tile, `values` at the part's 128th, so that distances of one byte reach
 far. Values have four bytes: what each row's sum starts from, then the blocks, in the order in which they are used.
-`sums` becomes [rows][16]. `ahead` is memory that will be needed soon, one line after the other.
+`sums` becomes [rows][16]; before, it holds those of another tile, which are finished (finish.py). `ahead` and `further`
+are memory that will be needed soon, one line after the other.
 
 Every instruction takes a word of 7 bytes, so that `csrc/code.c`, which runs nothing that it hasn't checked, can look
 at word after word. Encodings: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, 2.7 (EVEX).
@@ -26,13 +28,15 @@ from engine.finish import DESTINATION, FIRST_SUM, OPERAND, ROWS, Finish, word, w
 REACH: Final = 256
 """Groups or values that distances of one byte reach."""
 FETCHING_TILES: Final = 4
-"""Tiles among whose products a whole part is fetched, `SPW_CODE_TILES`: all at once would hold up other loads."""
+"""Tiles among whose products a whole part is fetched from `ahead`, `SPW_CODE_TILES`: faster, it would hold up loads.
+Fewer tiles fetch twice as much from `further` besides."""
 LINE: Final = 64
 WORD: Final = 7
 
 Array = NDArray[Any]
 
 
+FIND_FURTHER: Final = np.uint64(word("488b4424086690"))  # mov rax, [rsp + 8]
 START: Final = np.uint64(word("62f27d48584600"))  # vpbroadcastd zmm, [rsi + 4 d]
 LOAD: Final = np.uint64(word("62f17e486f4700"))  # vmovdqu32 zmm, [rdi + 64 d]
 PRODUCT: Final = np.uint64(word("62f27d58504600"))  # vpdpbusd zmm, zmm, dword [rsi + 4 d]{1to16}
@@ -40,6 +44,7 @@ STORE: Final = np.uint64(word("62f17e487f4200"))  # vmovdqu32 [rdx + 64 d], zmm
 NEXT_GROUPS: Final = np.uint64(word("4881c700400000"))  # add rdi, 64 * REACH
 NEXT_VALUES: Final = np.uint64(word("4881c600040000"))  # add rsi, 4 * REACH
 PREFETCH: Final = np.uint64(word("0f189100000000"))  # prefetcht1 [rcx + d]
+PREFETCH_FURTHER: Final = np.uint64(word("0f189000000000"))  # prefetcht1 [rax + d]
 END: Final = np.uint64(word("c3cccccccccccc"))  # ret
 
 
@@ -48,7 +53,7 @@ class CodedWeight:
     """A weight's parts as code, one after the other: instructions, then values, each from a multiple of 64 bytes on.
 
     `parts` u32 [P, 4]: where the code and the values of each begin, in units of 64 bytes, the number of its values, and
-    how many lines of `ahead` it fetches.
+    how many lines of `ahead` it fetches; of `further` it fetches at most twice as many.
     """
 
     content: NDArray[np.uint8]
@@ -80,9 +85,9 @@ def _instructions(rows: int, group: Array, row: Array, between: NDArray[np.uint6
     is_new = np.diff(group, prepend=-1) > 0
     further = np.diff(group // REACH, prepend=0)
     new_values = place % REACH == 0
-    size = WORD * (2 * rows + len(group) + np.count_nonzero(is_new) + len(between)) + 4 * (rows + len(group))
-    lines = min(len(group), -(-size // (LINE * FETCHING_TILES)))
-    fetches = np.diff(_spread(lines, products), prepend=0) > 0
+    size = WORD * (2 + 2 * rows + len(group) + np.count_nonzero(is_new) + len(between)) + 4 * (rows + len(group))
+    fetched = min(len(group), 3 * -(-size // (LINE * FETCHING_TILES)))
+    fetches = np.diff(_spread(fetched, products), prepend=0) > 0
     passed = _spread(len(between), products)
     put = np.diff(passed, prepend=0)
     at = np.cumsum(1 + is_new + further + new_values + fetches + put) - 1
@@ -95,15 +100,20 @@ def _instructions(rows: int, group: Array, row: Array, between: NDArray[np.uint6
     at = at - new_values
     body[at[new_values]] = NEXT_VALUES
     at = at - fetches
-    line = np.arange(np.count_nonzero(fetches), dtype=np.uint64) * np.uint64(LINE)
-    body[at[fetches]] = PREFETCH | line << np.uint64(24)
+    number = np.arange(np.count_nonzero(fetches))
+    is_ahead = number % 3 == 0
+    line = np.where(is_ahead, number // 3, number - number // 3 - 1)
+    body[at[fetches]] = np.where(is_ahead, PREFETCH, PREFETCH_FURTHER) | (line * LINE).astype(np.uint64) << np.uint64(
+        24
+    )
     count = int(passed[-1]) if len(passed) else 0
     body[np.repeat(at - passed, put) + np.arange(count)] = between[:count]
 
     sums = FIRST_SUM + np.arange(rows)
     start = START ^ DESTINATION[sums] | _distance(np.arange(rows))
     store = STORE ^ DESTINATION[sums] | np.arange(rows, dtype=np.uint64) << np.uint64(48)
-    return np.concatenate([start, body, between[count:], store, [END]]), len(line)
+    code = np.concatenate([[FIND_FURTHER], start, body, between[count:], store, [END]])
+    return code, (len(number) + 2) // 3
 
 
 def _spread(count: int, products: Array) -> Array:

@@ -9,6 +9,7 @@
 #include "status.h"
 
 /* Instructions as little-endian words; codegen.py says what each is. */
+#define WORD_FIND_FURTHER 0x90660824448b48u
 #define WORD_START 0x004658487df262u
 #define WORD_LOAD 0x00476f487ef162u
 #define WORD_PRODUCT 0x004650587df262u
@@ -16,6 +17,7 @@
 #define WORD_NEXT_GROUPS 0x00004000c78148u
 #define WORD_NEXT_VALUES 0x00000400c68148u
 #define WORD_PREFETCH 0x0000000091180fu
+#define WORD_PREFETCH_FURTHER 0x0000000090180fu
 #define WORD_END 0xccccccccccccc3u
 
 enum { WORD = 7, LINE = 64, FIRST_SUM = 2, REACH = 256, MOST_LINES = 1 << 20 };
@@ -102,7 +104,7 @@ static bool finishes(uint64_t word, const spw_code_shape *shape) {
 /* What a part's instructions so far have passed, used and loaded. */
 typedef struct body {
   const spw_code_shape *shape;
-  uint32_t rows, groups_passed, values_passed, values, lines, loaded;
+  uint32_t rows, groups_passed, values_passed, values, lines, further, loaded;
 } body;
 
 /* The next instruction of a part's body; false where it ends or isn't valid. */
@@ -118,6 +120,7 @@ static bool accept(body *b, uint64_t word) {
     return index < FIRST_SUM && b->groups_passed + distance(word) < b->shape->groups;
   }
   if (word == (WORD_PREFETCH | (uint64_t)b->lines * LINE << 24)) return ++b->lines < MOST_LINES;
+  if (word == (WORD_PREFETCH_FURTHER | (uint64_t)b->further * LINE << 24)) return ++b->further <= 2 * b->lines;
   if (word == WORD_NEXT_VALUES) return (b->values_passed += REACH) == b->values;
   if (word == WORD_NEXT_GROUPS) return (b->groups_passed += REACH) < b->shape->groups;
   return b->rows == spw_code_rows(b->shape->finish) && b->shape->finish != SPW_STORED && finishes(word, b->shape);
@@ -127,9 +130,11 @@ static bool part_is_valid(const uint8_t *content, const spw_code_part *part, siz
                           const spw_code_shape *shape) {
   size_t begin = (size_t)part->code * LINE, end = (size_t)part->start * LINE;
   if (begin > end || end > limit || limit > shape->size || part->values > (limit - end) / 4 ||
-      end - begin < ((size_t)2 * rows + 1) * WORD + 1)
+      end - begin < ((size_t)2 * rows + 2) * WORD + 1)
     return false;
   const uint8_t *at = content + begin, *last = content + end - sizeof(uint64_t);
+  if (word_at(at) != WORD_FIND_FURTHER) return false;
+  at += WORD;
   for (uint32_t row = 0; row < rows; row++, at += WORD)
     if (word_at(at) != (with_destination(WORD_START, FIRST_SUM + row) | distant(row))) return false;
   body b = {.shape = shape, .rows = rows, .values = rows};

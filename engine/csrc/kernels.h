@@ -56,7 +56,8 @@ typedef struct spw_pair_start {
 
 /* The coded form has parts of spw_code_rows in `weights`, each a function (codegen.py) followed by the values of four
  * bytes that it reads: where each row's sum starts, which is less by the correction, then the blocks. Code and values
- * begin at multiples of 64 bytes, here in units of those; while it runs, it fetches `lines` of them ahead. */
+ * begin at multiples of 64 bytes, here in units of those; while it runs, it fetches `lines` of them, and up to twice
+ * as many from another place. */
 typedef struct spw_code_part {
   uint32_t code, start, values, lines;
 } spw_code_part;

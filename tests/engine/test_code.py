@@ -125,14 +125,16 @@ def listing(filled: Array) -> list[str]:
     """The instructions of a part [rows, groups], as codegen.py describes them."""
     rows, value, span, lines, register, loaded = len(filled), len(filled), 0, 0, 1, -1
     products = np.count_nonzero(filled)
-    words = 2 * rows + products + np.count_nonzero(filled.any(axis=0))
-    fetched = -(-(codegen.WORD * words + 4 * (rows + products)) // (4 * 64))
-    code = [f"{{disp8}} vpbroadcastd {4 * row - 512}(%rsi), %zmm{2 + row}" for row in range(rows)]
+    words = 2 + 2 * rows + products + np.count_nonzero(filled.any(axis=0))
+    quarter = -(-(codegen.WORD * words + 4 * (rows + products)) // (4 * 64))
+    code = ["mov 8(%rsp), %rax", ".byte 0x66, 0x90"]
+    code += [f"{{disp8}} vpbroadcastd {4 * row - 512}(%rsi), %zmm{2 + row}" for row in range(rows)]
     for group, row in np.argwhere(filled.T).tolist():
         code += ["add $0x4000, %rdi"] * (group // 256 - span)
         span = group // 256
-        if fetched * (value - rows + 1) // (products + 1) > lines:
-            code.append(f"{{disp32}} prefetcht1 {64 * lines}(%rcx)")
+        if 3 * quarter * (value - rows + 1) // (products + 1) > lines:
+            line, place = (lines // 3, "rcx") if lines % 3 == 0 else (lines - lines // 3 - 1, "rax")
+            code.append(f"{{disp32}} prefetcht1 {64 * line}(%{place})")
             lines += 1
         if value % 256 == 0:
             code.append("add $0x400, %rsi")
@@ -166,7 +168,7 @@ def test_words_are_what_an_assembler_makes_of_their_description(tmp_path: Path) 
     assert coded.content.tobytes()[: len(code)] == code
     ((begin, values_at, count, lines),) = coded.parts.tolist()
     assert (begin, count) == (0, 28 + filled.sum())
-    assert lines == sum("prefetch" in line for line in expected)
+    assert lines == sum("prefetch" in line and "rcx" in line for line in expected)
     values = coded.content[64 * values_at :].view("<i4")[:count].tolist()
     assert values == [*range(28), *[-1 & 0xFF << 16] * int(filled.sum())]
 

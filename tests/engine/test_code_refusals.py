@@ -39,9 +39,9 @@ def blobs(content: bytes) -> tuple[int, int]:
 CODE_STEP: Final = coded_step(CODED)
 CODE, PARTS = blobs(CODED)
 SECOND, VALUES = (CODE + 64 * struct.unpack_from("<I", CODED, PARTS + at)[0] for at in (16, 4))
-KINDS: Final = (0x58, 0x6F, 0x50, 0x7F, 0xC7, 0xC6, 0x91, 0xCC)
+KINDS: Final = (0x58, 0x6F, 0x50, 0x7F, 0xC7, 0xC6, 0x91, 0x90, 0x44, 0xCC)
 """The words' kinds, by the byte that tells them apart."""
-START, LOAD, PRODUCT, STORE, NEXT_GROUPS, NEXT_VALUES, PREFETCH, END = KINDS
+START, LOAD, PRODUCT, STORE, NEXT_GROUPS, NEXT_VALUES, PREFETCH, PREFETCH_FURTHER, FIND_FURTHER, END = KINDS
 REGISTER: Final = int(finish.DESTINATION[31])
 
 

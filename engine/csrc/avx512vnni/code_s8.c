@@ -6,7 +6,7 @@
 enum { CACHED_BYTES = 320 << 10 }; /* of activations, which each part reads anew, in the second-level cache */
 
 typedef void (*code)(const uint8_t *x, const int8_t *weights, uint8_t *sums, const uint8_t *ahead, uint8_t *y,
-                     const uint8_t *residual);
+                     const uint8_t *residual, const uint8_t *further);
 
 /* Memory that is needed soon, fetched line by line while code runs. */
 typedef struct fetch {
@@ -27,9 +27,9 @@ static const uint8_t *advance(fetch *ahead, uint32_t lines) {
   return at;
 }
 
-/* Fetches at once what a part that runs for few tiles wouldn't get to. */
+/* Fetches at once what a part that runs for a single tile doesn't get to. */
 static void fetch_rest(fetch ahead, uint32_t tiles, uint32_t lines) {
-  size_t covered = (size_t)tiles * lines * 64;
+  size_t covered = (size_t)tiles * 3 * lines * 64;
   for (size_t at = covered; at < (size_t)(ahead.end - ahead.at); at += 64) __builtin_prefetch(ahead.at + at, 0, 2);
 }
 
@@ -70,11 +70,15 @@ static void run_part(const spw_linear_u8 *step, uint32_t part, uint32_t tile_beg
   bool finishes = step->finish != SPW_STORED && rows == most;
   code run = function_at(content + (size_t)about.code * 64);
   const int8_t *weights = step->weights + (size_t)about.start * 64 + SPW_CODE_REACH / 2 * 4;
-  fetch_rest(ahead, tile_end - tile_begin, about.lines);
+  bool is_short = tile_end - tile_begin < SPW_CODE_TILES;
+  if (is_short) fetch_rest(ahead, tile_end - tile_begin, about.lines);
   if (!finishes) finish(step, waiting, frame);
   for (uint32_t tile = tile_begin; tile < tile_end; tile++) {
-    run(step->x.base + tile * step->x.stride + SPW_CODE_REACH / 2 * 64, weights, frame->sums[0],
-        advance(&ahead, about.lines), results(step, *waiting, frame), residuals(step, *waiting, frame));
+    const uint8_t *x = step->x.base + tile * step->x.stride, *now = advance(&ahead, about.lines);
+    /* Many tiles have time enough; what their code has to fetch besides is what it reads next. */
+    const uint8_t *further = is_short ? advance(&ahead, 2 * about.lines) : (const uint8_t *)weights;
+    run(x + SPW_CODE_REACH / 2 * 64, weights, frame->sums[0], now, results(step, *waiting, frame),
+        residuals(step, *waiting, frame), further);
     *waiting = (left){tile, first, rows};
     if (!finishes) {
       finish(step, waiting, frame);

@@ -86,7 +86,7 @@ def _instructions(rows: int, group: Array, row: Array, between: NDArray[np.uint6
     further = np.diff(group // REACH, prepend=0)
     new_values = place % REACH == 0
     size = WORD * (2 + 2 * rows + len(group) + np.count_nonzero(is_new) + len(between)) + 4 * (rows + len(group))
-    fetched = min(len(group), 3 * -(-size // (LINE * FETCHING_TILES)))
+    fetched = min(len(group), 3 * -(-int(size) // (LINE * FETCHING_TILES)))
     fetches = np.diff(_spread(fetched, products), prepend=0) > 0
     passed = _spread(len(between), products)
     put = np.diff(passed, prepend=0)

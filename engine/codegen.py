@@ -103,9 +103,8 @@ def _instructions(rows: int, group: Array, row: Array, between: NDArray[np.uint6
     number = np.arange(np.count_nonzero(fetches))
     is_ahead = number % 3 == 0
     line = np.where(is_ahead, number // 3, number - number // 3 - 1)
-    body[at[fetches]] = np.where(is_ahead, PREFETCH, PREFETCH_FURTHER) | (line * LINE).astype(np.uint64) << np.uint64(
-        24
-    )
+    prefetch = np.where(is_ahead, PREFETCH, PREFETCH_FURTHER)
+    body[at[fetches]] = prefetch | (line * LINE).astype(np.uint64) << np.uint64(24)
     count = int(passed[-1]) if len(passed) else 0
     body[np.repeat(at - passed, put) + np.arange(count)] = between[:count]
 

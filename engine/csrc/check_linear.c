@@ -133,9 +133,9 @@ spw_status spw_check_sparse_u8(check *c) {
 }
 
 static bool valid_finish(const check *c, uint32_t finish) {
-  bool bytes = finish == SPW_BYTES || finish == SPW_GELU_BYTES, whole = c->step->attributes[LINEAR_N] % SPW_ROW_BLOCK == 0;
   return finish == SPW_STORED ||
-         (finish <= SPW_ADDED && whole && bytes == (buffer(c, c->step->out[0])->is_u8 != 0) &&
+         (finish <= SPW_ADDED && c->step->attributes[LINEAR_N] % SPW_ROW_BLOCK == 0 &&
+          spw_code_writes_bytes((spw_finish)finish) == (buffer(c, c->step->out[0])->is_u8 != 0) &&
           (finish == SPW_ADDED) == (c->step->in[1] != SPW_ABSENT));
 }
 

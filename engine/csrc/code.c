@@ -87,12 +87,10 @@ _Static_assert(offsetof(spw_code_frame, sums) - offsetof(spw_code_frame, scale) 
                    offsetof(spw_code_frame, sums) >= 512 && sizeof(((spw_code_frame *)NULL)->sums) >= 512,
                "every distance of a byte, counted in floats, stays within the frame");
 
-static bool writes_bytes(spw_finish finish) { return finish == SPW_BYTES || finish == SPW_GELU_BYTES; }
-
 /* Whether a word is one of `forms`, and reads and writes within the frame and the part's results. */
 static bool finishes(uint64_t word, const spw_code_shape *shape) {
   int32_t lines = (int8_t)(word >> 48), above = (int32_t)offsetof(spw_code_frame, sums) / LINE;
-  int32_t rows = (int32_t)spw_code_rows(shape->finish), results = writes_bytes(shape->finish) ? rows / 4 : rows;
+  int32_t rows = (int32_t)spw_code_rows(shape->finish), results = spw_code_writes_bytes(shape->finish) ? rows / 4 : rows;
   for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
     if ((word ^ forms[i].bits) & ~forms[i].free) continue;
     if (forms[i].operand == FRAME_LINE) return lines >= -above && lines < rows;

@@ -158,7 +158,7 @@ void spw_start_linear_u8(job *j) {
       .out = {step->scalars[0], (int32_t)step->attributes[LINEAR_OUT_ZERO]},
   };
   j->rows = step->attributes[LINEAR_N];
-  if (j->args.linear_u8.quantized) find_gelu(&j->args.linear_u8);
+  if (j->args.linear_u8.quantized && j->args.linear_u8.activation == SPW_GELU) find_gelu(&j->args.linear_u8);
   if (coded) {
     find_code(j);
     split_coded(j, code_s8_item);

@@ -70,6 +70,8 @@ static inline uint32_t spw_code_rows(spw_finish finish) {
   return rows[finish];
 }
 
+static inline bool spw_code_writes_bytes(spw_finish finish) { return finish == SPW_BYTES || finish == SPW_GELU_BYTES; }
+
 /* GELU(x) = max(x, 0) - g(|x|) with g(a) = a / 2 * erfc(a / sqrt(2)), for results that become bytes of some scale s: with u
  * = x / d, where d is the distance between two of 16 points of [0, SPW_GELU_LAST d], it is max(u, 0) d / s plus a
  * polynomial in u's distance from the nearest point, of that point's coefficients, lowest power first. */
@@ -96,7 +98,7 @@ typedef struct spw_linear_u8 {
   const spw_code_part *parts;
   const uint8_t *weights_end, *next_code, *next_code_end; /* of coded weights; the next are those of a later step */
   spw_finish finish;
-  spw_gelu gelu; /* where y is uint8 */
+  spw_gelu gelu; /* where that is the activation and y is uint8 */
   const spw_pair_start *starts;
   const uint16_t *indices;
   const float *scale, *bias;

@@ -71,6 +71,10 @@ static uint32_t first_item(const spw_pool *pool, uint32_t items, uint32_t number
   return (uint32_t)((uint64_t)items * number / pool->threads);
 }
 
+static uint32_t own_items(const spw_pool *pool, uint32_t items, uint32_t share) {
+  return first_item(pool, items, share + 1) - first_item(pool, items, share);
+}
+
 /* An item of a share: its stage's task, its number there, and how many of the share come in the stages before. */
 typedef struct place {
   spw_task task;
@@ -82,11 +86,10 @@ typedef struct place {
 static bool find_place(spw_pool *pool, uint32_t share, uint32_t index, place *found) {
   uint32_t count = atomic_load(&pool->stage_count), before = 0;
   for (uint32_t i = 0; i < count; i++) {
-    uint32_t items = atomic_load(&pool->stages[i].items), first = first_item(pool, items, share);
-    uint32_t own = first_item(pool, items, share + 1) - first;
+    uint32_t items = atomic_load(&pool->stages[i].items), own = own_items(pool, items, share);
     if (index - before < own) {
-      *found = (place){atomic_load(&pool->stages[i].task), atomic_load(&pool->stages[i].context), first + index - before,
-                       before};
+      *found = (place){atomic_load(&pool->stages[i].task), atomic_load(&pool->stages[i].context),
+                       first_item(pool, items, share) + index - before, before};
       return true;
     }
     before += own;
@@ -96,8 +99,7 @@ static bool find_place(spw_pool *pool, uint32_t share, uint32_t index, place *fo
 
 static uint32_t share_items(const spw_pool *pool, const spw_stage *stages, uint32_t count, uint32_t share) {
   uint32_t all = 0;
-  for (uint32_t i = 0; i < count; i++)
-    all += first_item(pool, stages[i].items, share + 1) - first_item(pool, stages[i].items, share);
+  for (uint32_t i = 0; i < count; i++) all += own_items(pool, stages[i].items, share);
   return all;
 }
 
@@ -125,7 +127,7 @@ static bool take_items_of(spw_pool *pool, uint32_t job, uint32_t share, uint32_t
     place at;
     uint64_t state = atomic_load(&owner->next);
     uint32_t done = atomic_load(&owner->done), all = atomic_load(&owner->items);
-    bool found = item_of(state) != CLOSED && find_place(pool, share, item_of(state), &at);
+    bool found = find_place(pool, share, item_of(state), &at);
     if (job_of(state) != job) return false;
     if (!found) return true;
     if (done < at.before) {

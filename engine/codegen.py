@@ -23,7 +23,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.finish import DESTINATION, FIRST_SUM, OPERAND, ROWS, Finish, word, words
+from engine.finish import DESTINATION, FIRST_SUM, ROWS, Finish, word, words
 
 REACH: Final = 256
 """Groups or values that distances of one byte reach."""
@@ -93,10 +93,9 @@ def _instructions(rows: int, group: Array, row: Array, between: NDArray[np.uint6
     at = np.cumsum(1 + is_new + further + new_values + fetches + put) - 1
 
     body = np.full(at[-1] + 1 if len(at) else 0, NEXT_GROUPS)
-    register = (np.cumsum(is_new) - 1) % FIRST_SUM
-    body[at] = PRODUCT ^ DESTINATION[FIRST_SUM + row] ^ OPERAND[register] | _distance(place)
+    body[at] = PRODUCT ^ DESTINATION[FIRST_SUM + row] | _distance(place)
     at = at - is_new
-    body[at[is_new]] = LOAD ^ DESTINATION[register[is_new]] | _distance(group[is_new])
+    body[at[is_new]] = LOAD | _distance(group[is_new])
     at = at - new_values
     body[at[new_values]] = NEXT_VALUES
     at = at - fetches

@@ -23,17 +23,19 @@ Finish = Literal["stored", "floats", "bytes", "gelu", "added"]
 floats to which a residual is added."""
 FINISHES: Final = get_args(Finish)
 """In the order of `spw_finish`."""
-ROWS: Final[dict[Finish, int]] = {"stored": 28, "floats": 24, "bytes": 24, "gelu": 20, "added": 24}
+ROWS: Final[dict[Finish, int]] = {"stored": 28, "floats": 28, "bytes": 28, "gelu": 24, "added": 28}
 """Rows of a part: each has a register for its sums, and the rest are left to the words."""
-FIRST_SUM: Final = 2
-"""The register of a part's first row; those before hold activations, in turns."""
+FIRST_SUM: Final = 1
+"""The register of a part's first row; the one before holds activations."""
 LAST_REGISTER: Final = 31
 
-_SPAN: Final[dict[Finish, int]] = {"stored": 1, "floats": 1, "bytes": 1, "gelu": 2, "added": 1}
+_MOST_STEPS: Final = 2.0**30
+"""Fewer of the output's scale than a 32-bit integer holds: packs then bound what is stored, and no word has to."""
+_SPAN: Final[dict[Finish, int]] = {"stored": 1, "floats": 1, "bytes": 1, "gelu": 1, "added": 1}
 """Rows that are in work at a time: a chain of operations with the time of as many rows' products isn't waited for."""
 _SCALARS, _SCALES, _BIASES = -80, -64, -32
-_HIGHEST, _LAST, _MAGIC, _SLOPE, _MAGNITUDE = range(_SCALARS, _SCALARS + 5)
-_ZERO_POINTS, _ORDER, _FIT = -6, -7, -13
+_ZERO, _LAST, _MAGIC, _SLOPE, _MAGNITUDE = range(_SCALARS, _SCALARS + 5)
+_ZERO_POINTS, _ORDER, _FIT = -6, -7, -12
 
 _REGISTERS = np.arange(LAST_REGISTER + 1, dtype=np.uint64)
 DESTINATION: Final = (_REGISTERS >> 3 & 1) << 15 ^ (_REGISTERS >> 4 & 1) << 12 ^ (_REGISTERS & 7) << 43
@@ -52,37 +54,41 @@ def word(text: str) -> int:
 
 
 _CONVERT: Final = word("62f17c485b4200")  # vcvtdq2ps zmm, [rdx + 64 d]
-_SPREAD: Final = word("62f27d48184200")  # vbroadcastss zmm, [rdx + 4 d]
-_SCALE_ADD: Final = word("62f27d58a84200")  # vfmadd213ps zmm, zmm, [rdx + 4 d]{1to16}
+_MULTIPLY: Final = word("62f17c58594200")  # vmulps zmm, zmm, [rdx + 4 d]{1to16}
 _SCALED_ADD: Final = word("62f27d58984200")  # vfmadd132ps zmm, zmm, [rdx + 4 d]{1to16}
 _AND: Final = word("62f17c58544200")  # vandps zmm, zmm, [rdx + 4 d]{1to16}
 _AT_MOST: Final = word("62f17c585d4200")  # vminps zmm, zmm, [rdx + 4 d]{1to16}
+_AT_LEAST: Final = word("62f17c585f4200")  # vmaxps zmm, zmm, [rdx + 4 d]{1to16}
 _ADD: Final = word("62f17c58584200")  # vaddps zmm, zmm, [rdx + 4 d]{1to16}
 _TAKE_AWAY: Final = word("62f17c585c4200")  # vsubps zmm, zmm, [rdx + 4 d]{1to16}
 _LOOK_UP: Final = word("62f27d48164200")  # vpermps zmm, zmm, [rdx + 64 d]
-_ADD_WORDS: Final = word("62f17d48fd4200")  # vpaddw zmm, zmm, [rdx + 64 d]
+_ADD_WORDS: Final = word("62f17d48ed4200")  # vpaddsw zmm, zmm, [rdx + 64 d]
 _SHUFFLE: Final = word("62f27d48004200")  # vpshufb zmm, zmm, [rdx + 64 d]
 _ADD_RESIDUAL: Final = word("62d17c48584100")  # vaddps zmm, zmm, [r9 + 64 d]
 _STORE: Final = word("62d17e487f4000")  # vmovdqu32 [r8 + 64 d], zmm
 # Between registers, an idle prefix (cs) fills the word.
 _MULTIPLY_ADD: Final = word("2e62f27d48a8c0")  # vfmadd213ps zmm, zmm, zmm
-_MAXIMUM: Final = word("2e62f17c485fc0")  # vmaxps zmm, zmm, zmm
-_MINIMUM: Final = word("2e62f17c485dc0")  # vminps zmm, zmm, zmm
 _SUBTRACT: Final = word("2e62f17c485cc0")  # vsubps zmm, zmm, zmm
 _ROUND: Final = word("2e62f17d485bc0")  # vcvtps2dq zmm, zmm
 _PACK_WORDS: Final = word("2e62f17d486bc0")  # vpackssdw zmm, zmm, zmm
 _PACK_BYTES: Final = word("2e62f17d4867c0")  # vpackuswb zmm, zmm, zmm
-_XOR: Final = word("2e62f17d48efc0")  # vpxord zmm, zmm, zmm
 
 
 def of(step: LinearU8) -> Finish:
     """What the code of a layer does; the C kernel does what it doesn't."""
-    quantized = step.quantization is not None
-    if len(step.weight) % 8 or step.activation not in ("none", "gelu" if quantized else "none"):
+    if len(step.weight) % 8 or step.activation not in ("none", "gelu" if step.quantization else "none"):
         return "stored"
-    if quantized:
-        return "gelu" if step.activation == "gelu" else "bytes"
-    return "floats" if step.residual is None else "added"
+    if step.quantization is None:
+        return "floats" if step.residual is None else "added"
+    if not _largest(step) / step.quantization.scale < _MOST_STEPS:
+        return "stored"
+    return "gelu" if step.activation == "gelu" else "bytes"
+
+
+def _largest(step: LinearU8) -> float:
+    """What no result is further from zero than; NaN where scales or biases are no numbers."""
+    sums = 255 * np.abs(step.weight.astype(np.int64)).sum(axis=1)
+    return float((sums * np.abs(step.scale.astype(np.float64)) + np.abs(step.bias.astype(np.float64))).max())
 
 
 @cache
@@ -103,11 +109,11 @@ def _in_order(finish: Finish) -> list[Operation]:
 
 
 def _row(finish: Finish, row: int) -> list[Operation]:
-    x, scale = f"x{row}", f"scale{row}"
+    x = f"x{row}"
     scaled: list[Operation] = [
         (_CONVERT, x, None, row),
-        (_SPREAD, scale, None, _SCALES + row),
-        (_SCALE_ADD, x, scale, _BIASES + row),
+        (_MULTIPLY, x, x, _SCALES + row),
+        (_ADD, x, x, _BIASES + row),
     ]
     if finish == "added":
         scaled.append((_ADD_RESIDUAL, x, x, row))
@@ -118,9 +124,9 @@ def _row(finish: Finish, row: int) -> list[Operation]:
 
 def _gelu(row: int) -> list[Operation]:
     """`vf_gelu_bytes4` of lane_math.h."""
-    x, r, point, y, t, zero = (f"{name}{row}" for name in ("x", "r", "point", "y", "t", "zero"))
+    x, r, point, y, t = (f"{name}{row}" for name in ("x", "r", "point", "y", "t"))
     horner: list[Operation] = []
-    for degree in range(4, -1, -1):
+    for degree in range(3, -1, -1):
         factor = f"{degree} of {row}"
         horner += [(_LOOK_UP, factor, point, _FIT + degree), (_MULTIPLY_ADD, y, r, factor)]
     return [
@@ -129,23 +135,19 @@ def _gelu(row: int) -> list[Operation]:
         (_ADD, point, r, _MAGIC),
         (_TAKE_AWAY, t, point, _MAGIC),
         (_SUBTRACT, r, r, t),
-        (_LOOK_UP, y, point, _FIT + 5),
+        (_LOOK_UP, y, point, _FIT + 4),
         *horner,
-        (_XOR, zero, zero, zero),
-        (_MAXIMUM, x, zero, x),
+        (_AT_LEAST, x, x, _ZERO),
         (_SCALED_ADD, x, y, _SLOPE),
     ]
 
 
 def _as_bytes(row: int) -> list[Operation]:
     """`vf_store_u8` of avx512vnni/lanes.h, which joins four rows."""
-    x, highest = f"x{row}", f"highest{row}"
-    half = ("low", "high")[row // 2 % 2] + str(row // 4)
-    bounded: list[Operation] = [(_SPREAD, highest, None, _HIGHEST), (_MINIMUM, x, highest, x)]
+    x, half = f"x{row}", ("low", "high")[row // 2 % 2] + str(row // 4)
     if row % 2 == 0:
-        return [*bounded, (_ROUND, half, None, x)]
+        return [(_ROUND, half, None, x)]
     packed: list[Operation] = [
-        *bounded,
         (_ROUND, x, None, x),
         (_PACK_WORDS, half, half, x),
         (_ADD_WORDS, half, half, _ZERO_POINTS),

@@ -24,7 +24,7 @@ from engine.program import Buffer, Program
 from engine.records import ABSENT, OPS, Record, writer
 
 MAGIC: Final = b"SPWPLAN\0"
-FORMAT_VERSION: Final = 6
+FORMAT_VERSION: Final = 7
 BYTE_ORDER: Final = 0x01020304
 ALIGNMENT: Final = 64
 CHECKED_FROM: Final = 16

@@ -135,8 +135,8 @@ def _linear_f32(step: LinearF32, _: Program) -> Record:
     return Record("linear_f32", step.name, (step.input,), (step.out,), attributes, (), blobs)
 
 
-GELU_POINTS_PER_UNIT: Final = np.float32(15.49 / 5.75)
-"""GELU's argument in units of the distance between its points, `spw_gelu` of kernels.h."""
+GELU_POINTS_PER_UNIT: Final = np.float32(10.49 / 5.6)
+"""GELU's argument in units of its points, `spw_gelu` of kernels.h."""
 
 
 def _unit(step: LinearU8) -> np.float32:

@@ -20,11 +20,10 @@
 #define WORD_PREFETCH_FURTHER 0x0000000090180fu
 #define WORD_END 0xccccccccccccc3u
 
-enum { WORD = 7, LINE = 64, FIRST_SUM = 2, REACH = 256, MOST_LINES = 1 << 20 };
+enum { WORD = 7, LINE = 64, FIRST_SUM = 1, REACH = 256, MOST_LINES = 1 << 20 };
 
 #define BITS(count, from) (((1ull << (count)) - 1) << (from))
 #define DESTINATION (BITS(1, 12) | BITS(1, 15) | BITS(3, 43))
-#define OPERAND BITS(1, 19)
 #define DISTANCE BITS(8, 48)
 #define ANY_OPERAND (BITS(4, 19) | BITS(1, 27))
 #define SECOND (BITS(2, 13) | BITS(3, 40))
@@ -62,26 +61,23 @@ typedef struct form {
 #define THREE_REGISTERS ((DESTINATION | ANY_OPERAND | SECOND) << 8)
 static const form forms[] = {
     {0x00425b487cf162, ONE_OPERAND, FRAME_LINE},     /* vcvtdq2ps */
-    {0x004218487df262, ONE_OPERAND, FLOAT},          /* vbroadcastss */
-    {0x0042a8587df262, TWO_OPERANDS, FLOAT},         /* vfmadd213ps */
+    {0x004259587cf162, TWO_OPERANDS, FLOAT},         /* vmulps */
     {0x004298587df262, TWO_OPERANDS, FLOAT},         /* vfmadd132ps */
     {0x004254587cf162, TWO_OPERANDS, FLOAT},         /* vandps */
     {0x00425d587cf162, TWO_OPERANDS, FLOAT},         /* vminps */
+    {0x00425f587cf162, TWO_OPERANDS, FLOAT},         /* vmaxps */
     {0x004258587cf162, TWO_OPERANDS, FLOAT},         /* vaddps */
     {0x00425c587cf162, TWO_OPERANDS, FLOAT},         /* vsubps */
     {0x004216487df262, TWO_OPERANDS, FRAME_LINE},    /* vpermps */
-    {0x0042fd487df162, TWO_OPERANDS, FRAME_LINE},    /* vpaddw */
+    {0x0042ed487df162, TWO_OPERANDS, FRAME_LINE},    /* vpaddsw */
     {0x004200487df262, TWO_OPERANDS, FRAME_LINE},    /* vpshufb */
     {0x004158487cd162, TWO_OPERANDS, RESULT},        /* vaddps */
     {0x00407f487ed162, ONE_OPERAND, RESULT},         /* vmovdqu32 */
     {0xc0a8487df2622e, THREE_REGISTERS, REGISTERS},  /* vfmadd213ps */
-    {0xc05f487cf1622e, THREE_REGISTERS, REGISTERS},  /* vmaxps */
-    {0xc05d487cf1622e, THREE_REGISTERS, REGISTERS},  /* vminps */
     {0xc05c487cf1622e, THREE_REGISTERS, REGISTERS},  /* vsubps */
     {0xc05b487df1622e, TWO_REGISTERS, REGISTERS},    /* vcvtps2dq */
     {0xc06b487df1622e, THREE_REGISTERS, REGISTERS},  /* vpackssdw */
     {0xc067487df1622e, THREE_REGISTERS, REGISTERS},  /* vpackuswb */
-    {0xc0ef487df1622e, THREE_REGISTERS, REGISTERS},  /* vpxord */
 };
 _Static_assert(offsetof(spw_code_frame, sums) - offsetof(spw_code_frame, scale) >= 256 &&
                    offsetof(spw_code_frame, sums) >= 512 && sizeof(((spw_code_frame *)NULL)->sums) >= 512,
@@ -102,20 +98,19 @@ static bool finishes(uint64_t word, const spw_code_shape *shape) {
 /* What a part's instructions so far have passed, used and loaded. */
 typedef struct body {
   const spw_code_shape *shape;
-  uint32_t rows, groups_passed, values_passed, values, lines, further, loaded;
+  uint32_t rows, groups_passed, values_passed, values, lines, further;
+  bool loaded;
 } body;
 
 /* The next instruction of a part's body; false where it ends or isn't valid. */
 static bool accept(body *b, uint64_t word) {
   uint32_t index = destination(word);
-  if ((word & ~(DESTINATION | OPERAND | DISTANCE)) == (WORD_PRODUCT & ~(DESTINATION | OPERAND))) {
-    uint32_t operand = ~(uint32_t)(word >> 19) & 1;
-    return index >= FIRST_SUM && index - FIRST_SUM < b->rows && (b->loaded >> operand & 1) &&
+  if ((word & ~(DESTINATION | DISTANCE)) == (WORD_PRODUCT & ~DESTINATION))
+    return index >= FIRST_SUM && index - FIRST_SUM < b->rows && b->loaded &&
            b->values_passed + distance(word) == b->values++;
-  }
-  if ((word & ~(DESTINATION | DISTANCE)) == (WORD_LOAD & ~DESTINATION)) {
-    b->loaded |= 1u << (index & 1);
-    return index < FIRST_SUM && b->groups_passed + distance(word) < b->shape->groups;
+  if ((word & ~DISTANCE) == WORD_LOAD) {
+    b->loaded = true;
+    return b->groups_passed + distance(word) < b->shape->groups;
   }
   if (word == (WORD_PREFETCH | (uint64_t)b->lines * LINE << 24)) return ++b->lines < MOST_LINES;
   if (word == (WORD_PREFETCH_FURTHER | (uint64_t)b->further * LINE << 24)) return ++b->further <= 2 * b->lines;

@@ -66,26 +66,28 @@ typedef struct spw_code_part {
 typedef enum spw_finish { SPW_STORED = 0, SPW_FLOATS = 1, SPW_BYTES = 2, SPW_GELU_BYTES = 3, SPW_ADDED = 4 } spw_finish;
 
 static inline uint32_t spw_code_rows(spw_finish finish) {
-  static const uint8_t rows[] = {SPW_CODE_ROWS, 24, 24, 20, 24};
+  static const uint8_t rows[] = {SPW_CODE_ROWS, 28, 28, 24, 28};
   return rows[finish];
 }
 
 static inline bool spw_code_writes_bytes(spw_finish finish) { return finish == SPW_BYTES || finish == SPW_GELU_BYTES; }
 
-/* GELU(x) = max(x, 0) - g(|x|) with g(a) = a / 2 * erfc(a / sqrt(2)), for results that become bytes of some scale s: with u
- * = x / d, where d is the distance between two of 16 points of [0, SPW_GELU_LAST d], it is max(u, 0) d / s plus a
- * polynomial in u's distance from the nearest point, of that point's coefficients, lowest power first. */
-#define SPW_GELU_LAST 15.49f /* g is as good as 0 beyond */
+/* GELU(x) = max(x, 0) - g(|x|) with g(a) = a / 2 * erfc(a / sqrt(2)), for results that become bytes of some scale s. With
+ * u = x / d it is max(u, 0) d / s plus a polynomial in |u|'s distance from the nearest of 16 points, of that point's
+ * coefficients, lowest power first. The points are 0, 1/2, ..., 9/2 and 5, 6, ..., 10: |u| + SPW_GELU_ROUNDING is rounded
+ * to halves below 2^23 and to whole numbers above, and the last four of its bits are the point's place in the table. */
+#define SPW_GELU_LAST 10.49f /* g is as good as 0 beyond */
+#define SPW_GELU_ROUNDING 8388603.0f
 typedef struct spw_gelu {
-  float fit[6][16], slope;
+  float fit[5][16], slope;
 } spw_gelu;
 
 /* The memory that code works on; finish.py knows the distances from `sums`. */
 typedef struct spw_code_frame {
-  float fit[6][16];
+  float fit[5][16];
   uint8_t order[64]; /* of the bytes of four rows' results */
   int16_t zero_point[32];
-  float highest, last, magic, slope;
+  float zero, last, magic, slope;
   uint32_t magnitude, unused[11];
   float scale[32], bias[32]; /* of the rows whose sums are left */
   uint8_t sums[SPW_CODE_ROWS][64];

@@ -16,7 +16,7 @@
 
 #define SPW_MAGIC "SPWPLAN\0"
 enum {
-  SPW_FORMAT_VERSION = 6,
+  SPW_FORMAT_VERSION = 7,
   SPW_BYTE_ORDER = 0x01020304,
   SPW_ABSENT = 0xffffffff, /* a buffer or input that a step doesn't have */
   SPW_MAX_CHANNELS = 1 << 20,

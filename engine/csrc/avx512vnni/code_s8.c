@@ -96,9 +96,9 @@ static void prepare(const spw_linear_u8 *step, spw_code_frame *frame) {
   memcpy(frame->fit, step->gelu.fit, sizeof frame->fit);
   for (int i = 0; i < 4; i++) memcpy(frame->order + 16 * i, order, sizeof order);
   for (int i = 0; i < 32; i++) frame->zero_point[i] = (int16_t)step->out.zero_point;
-  frame->highest = (float)(255 - step->out.zero_point);
+  frame->zero = 0.0f;
   frame->last = SPW_GELU_LAST;
-  frame->magic = ROUNDING;
+  frame->magic = SPW_GELU_ROUNDING;
   frame->slope = step->gelu.slope;
   frame->magnitude = INT32_MAX;
 }

@@ -11,7 +11,7 @@
 
 SPW_INLINE vf linear_value(const spw_linear_u8 *step, uint32_t row, vi sum) {
   vf value = vi_to_float(SUMS_ARE_CORRECTED ? sum : vi_sub(sum, vi_set1(step->correction[row])));
-  return vf_fma(value, vf_set1(step->scale[row]), vf_set1(step->bias[row]));
+  return vf_add(vf_mul(value, vf_set1(step->scale[row])), vf_set1(step->bias[row]));
 }
 
 /* What becomes bytes by rounding. */

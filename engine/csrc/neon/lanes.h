@@ -99,13 +99,16 @@ MAP1(vf_to_int, vi, vf, to_int)
 MAP1(vf_bits, vi, vf, vreinterpretq_s32_f32)
 MAP1(vi_as_float, vf, vi, vreinterpretq_f32_s32)
 
-/* table[bits & 15] of each lane's bits. */
+/* table[bits & 15] of each lane's bits: four bytes from where those are. */
 SPW_INLINE vf vf_lookup16(const float *table, vf bits) {
-  float found[16];
-  int32_t at[16];
-  vi_store(at, vf_bits(bits));
-  for (int l = 0; l < 16; l++) found[l] = table[at[l] & 15];
-  return vf_load(found);
+  const uint8x16x4_t bytes = vld1q_u8_x4((const uint8_t *)table);
+  vf r;
+  for (int i = 0; i < 4; i++) {
+    uint32x4_t entry = vandq_u32(vreinterpretq_u32_f32(bits.v[i]), vdupq_n_u32(15));
+    uint32x4_t places = vmlaq_n_u32(vdupq_n_u32(0x03020100u), entry, 0x04040404u);
+    r.v[i] = vreinterpretq_f32_u8(vqtbl4q_u8(bytes, vreinterpretq_u8_u32(places)));
+  }
+  return r;
 }
 
 SPW_INLINE vx vx_load(const uint8_t *p) {

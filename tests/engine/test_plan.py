@@ -90,7 +90,7 @@ def test_dump_names_everything(tmp_path: Path) -> None:
         (PLAN[:-64], "cut short"),
         (PLAN + bytes(64), "has grown"),
         (rewritten(PLAN, 16, "<I", 0x04030201), "byte order"),
-        (rewritten(PLAN, 20, "<I", 1), "format version 1, this library reads 6"),
+        (rewritten(PLAN, 20, "<I", 1), "format version 1, this library reads 7"),
         (rewritten(PLAN, 32, "<I", 1 << 30), "counts"),
         (rewritten(PLAN, 48, "<Q", 2**64 - 8), "sections"),
         (rewritten(PLAN, 104, "<Q", 64), "outside the arena"),

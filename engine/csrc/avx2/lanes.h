@@ -77,11 +77,14 @@ SPW_INLINE vf vf_lookup16(const float *table, vf bits) {
   return (vf){half_lookup16(table, bits.lo), half_lookup16(table, bits.hi)};
 }
 
-SPW_INLINE void transpose_4x4_bytes(const uint8_t *from, uint8_t *to) {
+/* Two groups of four channels, transposed to four keys of eight channels at a time, less 128. */
+SPW_INLINE void pack_values8(const uint8_t *low, const uint8_t *high, int8_t *to) {
   const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   for (int b = 0; b < 4; b++) {
-    __m128i block = _mm_loadu_si128((const __m128i *)(from + b * 16));
-    _mm_storeu_si128((__m128i *)(to + b * 16), _mm_shuffle_epi8(block, order));
+    __m128i lower = _mm_loadu_si128((const __m128i *)(low + b * 16));
+    __m128i upper = _mm_loadu_si128((const __m128i *)(high + b * 16));
+    __m256i both = _mm256_set_m128i(_mm_shuffle_epi8(upper, order), _mm_shuffle_epi8(lower, order));
+    _mm256_storeu_si256((__m256i *)(to + b * 32), _mm256_xor_si256(both, _mm256_set1_epi8(-128)));
   }
 }
 

@@ -96,10 +96,16 @@ SPW_INLINE void vf_store_u8(uint8_t *to, const __m512 scaled[4], int32_t zero_po
   _mm512_storeu_si512(to, _mm512_shuffle_epi8(_mm512_packus_epi16(low, high), order));
 }
 
-SPW_INLINE void transpose_4x4_bytes(const uint8_t *from, uint8_t *to) {
+/* Two groups of four channels, transposed to four keys of eight channels at a time, less 128. */
+SPW_INLINE void pack_values8(const uint8_t *low, const uint8_t *high, int8_t *to) {
   const __m512i order = _mm512_broadcast_i32x4(
       _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-  _mm512_storeu_si512(to, _mm512_shuffle_epi8(_mm512_loadu_si512(from), order));
+  const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), last = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+  const __m512i sign = _mm512_set1_epi8(-128);
+  __m512i a = _mm512_xor_si512(_mm512_shuffle_epi8(_mm512_loadu_si512(low), order), sign);
+  __m512i b = _mm512_xor_si512(_mm512_shuffle_epi8(_mm512_loadu_si512(high), order), sign);
+  _mm512_storeu_si512(to, _mm512_permutex2var_epi64(a, first, b));
+  _mm512_storeu_si512(to + 64, _mm512_permutex2var_epi64(a, last, b));
 }
 
 #endif

@@ -11,7 +11,7 @@ typedef struct head {
   const spw_attention *step;
   const float *mask;   /* this sequence's, or NULL */
   float *masks;        /* what is added to the scores of each key */
-  int8_t *k_weights;   /* [keys/8][D/4][8 keys][4 channels] */
+  int8_t *k_weights;   /* [keys/16][D/4][16 keys][4 channels] */
   int8_t *v_weights;   /* [D/8][keys/4][8 channels][4 keys] */
   int32_t *k_sums;     /* of the int8 values of each key, times minus the queries' zero point */
   int32_t *v_sums;     /* of the int8 values of each channel, times the probabilities' zero point */
@@ -61,36 +61,32 @@ static void pack_keys(const head *h) {
     vacc sum = vacc_zero();
     for (uint32_t g = 0; g < groups; g++) {
       const uint8_t *from = at(&h->step->k, h, tile, g);
-      uint8_t bytes[64];
       sum = vacc_dot(sum, vx_load(from), ones);
-      vi_store(bytes, vi_xor(vi_load(from), sign));
-      memcpy(to + g * 32, bytes, 32);
-      memcpy(to + (groups + g) * 32, bytes + 32, 32);
+      vi_store(to + g * 64, vi_xor(vi_load(from), sign));
     }
     vi centred = vi_sub(vacc_sum(sum), vi_set1((int32_t)(128 * groups * 4)));
     vi_store(h->k_sums + tile * SPW_LANES, vi_mul(centred, vi_set1(-h->step->q_quant.zero_point)));
   }
 }
 
-/* Packs 16 keys of 4 value channels; those behind the sequence's end become zeros. */
+/* Keys behind the sequence's end become zeros as int8. */
+SPW_INLINE const uint8_t *without_end(const uint8_t *group, uint32_t keys, uint8_t *copy) {
+  if (keys >= SPW_LANES) return group;
+  memcpy(copy, group, 64);
+  memset(copy + keys * 4, 128, 64 - keys * 4);
+  return copy;
+}
+
+/* Packs 16 keys of 8 value channels at a time; the last 4 of those may not exist. */
 static void pack_values(const head *h) {
-  const vi sign = vi_set1((int32_t)0x80808080u);
-  for (uint32_t tile = 0; tile < h->key_tiles; tile++) {
-    uint32_t here = at_most(SPW_LANES, h->keys - tile * SPW_LANES);
-    for (uint32_t g = 0; g < groups_of(h); g++) {
-      int8_t *to = h->v_weights + ((size_t)(g / 2) * h->key_tiles + tile) * 128 + (g % 2) * 16;
-      const uint8_t *from = at(&h->step->v, h, tile, g);
-      uint8_t whole[64], turned[64];
-      if (here < SPW_LANES) {
-        memcpy(whole, from, 64);
-        memset(whole + here * 4, 128, 64 - here * 4);
-        from = whole;
-      }
-      transpose_4x4_bytes(from, turned);
-      vi_store(turned, vi_xor(vi_load(turned), sign));
-      for (uint32_t b = 0; b < 4; b++) memcpy(to + b * 32, turned + b * 16, 16);
+  uint32_t groups = groups_of(h);
+  for (uint32_t tile = 0; tile < h->key_tiles; tile++)
+    for (uint32_t g = 0; g < groups; g += 2) {
+      uint8_t copies[2][64];
+      const uint8_t *from[2] = {at(&h->step->v, h, tile, g), at(&h->step->v, h, tile, at_most(g + 1, groups - 1))};
+      for (int i = 0; i < 2; i++) from[i] = without_end(from[i], h->keys - tile * SPW_LANES, copies[i]);
+      pack_values8(from[0], from[1], h->v_weights + ((size_t)(g / 2) * h->key_tiles + tile) * 128);
     }
-  }
 }
 
 /* What the probabilities' zero point adds to each channel: that times the sum of the channel's values. */
@@ -147,7 +143,7 @@ SPW_INLINE void multiply_keys(const head *h, const uint8_t *queries, const int8_
 #pragma GCC unroll 8
     for (uint32_t r = 0; r < S8_ROWS; r++) {
       for (const uint8_t *end = queries + groups * (r + 1) / S8_ROWS * (size_t)64; x != end;
-           x += 64, weights += SPW_ROW_BLOCK * 4)
+           x += 64, weights += SPW_LANES * 4)
         add_products(acc, vx_load(x), weights);
       exponentiate(soft, before[first + r], to + (first + r) * SPW_LANES);
     }
@@ -173,14 +169,14 @@ SPW_INLINE void scale_scores(const head *h, uint32_t key, const vi *sums, softma
  * are stored where its own will be. */
 SPW_INLINE softmax score(const head *h, uint32_t tile) {
   const uint8_t *queries = at(&h->step->q, h, tile, 0);
-  const int8_t *w = h->k_weights;
   float *to = h->scores;
   softmax soft = {vf_set1(-FLT_MAX), vf_set1(-FLT_MAX), vf_set1(0.0f)};
   vf scores[SPW_ROW_BLOCK];
   vi sums[SPW_ROW_BLOCK];
 #pragma GCC unroll 8
   for (uint32_t r = 0; r < SPW_ROW_BLOCK; r++) scores[r] = vf_set1(-INFINITY);
-  for (uint32_t key = 0; key < h->keys; key += SPW_ROW_BLOCK, w += SPW_ROW_BLOCK * h->step->head_dim) {
+  for (uint32_t key = 0; key < h->keys; key += SPW_ROW_BLOCK) {
+    const int8_t *w = h->k_weights + (size_t)(key / SPW_LANES) * SPW_LANES * h->step->head_dim + key % SPW_LANES * 4;
     multiply_keys(h, queries, w, &soft, scores, to, sums);
     scale_scores(h, key, sums, &soft, scores);
     to = h->scores + (size_t)key * SPW_LANES;

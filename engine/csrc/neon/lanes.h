@@ -141,9 +141,14 @@ SPW_INLINE vi vacc_sum(vacc a) {
   return r;
 }
 
-SPW_INLINE void transpose_4x4_bytes(const uint8_t *from, uint8_t *to) {
+/* Two groups of four channels, transposed to four keys of eight channels at a time, less 128. */
+SPW_INLINE void pack_values8(const uint8_t *low, const uint8_t *high, int8_t *to) {
   static const uint8_t order[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
-  for (int i = 0; i < 4; i++) vst1q_u8(to + 16 * i, vqtbl1q_u8(vld1q_u8(from + 16 * i), vld1q_u8(order)));
+  const uint8_t *from[2] = {low, high};
+  for (int i = 0; i < 8; i++) {
+    uint8x16_t turned = vqtbl1q_u8(vld1q_u8(from[i % 2] + i / 2 * 16), vld1q_u8(order));
+    vst1q_s8(to + 16 * i, vreinterpretq_s8_u8(veorq_u8(turned, vdupq_n_u8(128))));
+  }
 }
 
 #endif

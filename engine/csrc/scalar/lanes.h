@@ -122,11 +122,13 @@ SPW_INLINE vacc vacc_dot(vacc a, vx x, vw w) {
 }
 SPW_INLINE vi vacc_sum(vacc a) { EACH(vi, a.v[l]); }
 
-/* Four blocks of 4x4 bytes, each transposed. */
-SPW_INLINE void transpose_4x4_bytes(const uint8_t *from, uint8_t *to) {
-  for (int b = 0; b < 4; b++)
-    for (int i = 0; i < 4; i++)
-      for (int j = 0; j < 4; j++) to[b * 16 + j * 4 + i] = from[b * 16 + i * 4 + j];
+/* Two groups of four channels, transposed to four keys of eight channels at a time, less 128. */
+SPW_INLINE void pack_values8(const uint8_t *low, const uint8_t *high, int8_t *to) {
+  for (int key = 0; key < 16; key++)
+    for (int c = 0; c < 8; c++) {
+      const uint8_t *group = c < 4 ? low : high;
+      to[key / 4 * 32 + c * 4 + key % 4] = (int8_t)(group[key * 4 + c % 4] - 128);
+    }
 }
 
 #endif

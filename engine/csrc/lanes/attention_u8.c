@@ -20,6 +20,7 @@ typedef struct head {
   uint8_t *probabilities; /* [keys/4][16][4] */
   uint32_t keys, padded_keys, key_tiles, first_tile, channel;
   float scale; /* of the scores, as powers of two */
+  float unit;  /* of the results' sums, in units of the output's scale where that is quantized */
 } head;
 
 SPW_INLINE uint32_t groups_of(const head *h) { return h->step->head_dim / 4; }
@@ -229,10 +230,7 @@ SPW_INLINE vi quantize_probabilities(const head *h, const softmax *soft, vi *sum
 SPW_INLINE void store4(const head *h, uint32_t tile, uint32_t d, const vf *values) {
   const spw_attention *step = h->step;
   if (step->quantized) {
-    vf inverse = vf_set1(1.0f / step->out.scale), scaled[4];
-#pragma GCC unroll 4
-    for (uint32_t i = 0; i < 4; i++) scaled[i] = vf_mul(values[i], inverse);
-    vf_store_u8(at(&step->y, h, tile, d / 4), scaled, step->out.zero_point);
+    vf_store_u8(at(&step->y, h, tile, d / 4), values, step->out.zero_point);
     return;
   }
   float *y = (float *)(step->y.base + (h->first_tile + tile) * step->y.stride);
@@ -241,13 +239,13 @@ SPW_INLINE void store4(const head *h, uint32_t tile, uint32_t d, const vf *value
 
 /* Stores the rows d..d+7 of a tile of the output, those that exist; `part` is missing from each sum. */
 SPW_INLINE void store_rows(const head *h, uint32_t tile, uint32_t d, const vi *sums, vi part) {
-  const vf scale = vf_set1((float)((double)h->step->p_quant.scale * h->step->v_quant.scale));
+  const vf unit = vf_set1(h->unit);
   for (uint32_t first = 0; first < at_most(SPW_ROW_BLOCK, h->step->head_dim - d); first += 4) {
     vf values[4];
 #pragma GCC unroll 4
     for (uint32_t i = 0; i < 4; i++) {
       vi sum = vi_sub(vi_add(sums[first + i], part), vi_set1(h->v_sums[d + first + i]));
-      values[i] = vf_mul(vi_to_float(sum), scale);
+      values[i] = vf_mul(vi_to_float(sum), unit);
     }
     store4(h, tile, d + first, values);
   }
@@ -306,6 +304,8 @@ void SPW_KERNEL(attention_u8)(const spw_attention *step, uint32_t sequence, uint
             .first_tile = s.first_tile,
             .channel = head_index * step->head_dim,
             .scale = (float)(1.4426950408889634 * step->scale * step->q_quant.scale * step->k_quant.scale)};
+  double unit = (double)step->p_quant.scale * step->v_quant.scale;
+  h.unit = (float)(step->quantized ? unit / step->out.scale : unit);
   size_t keys = (size_t)h.key_tiles * SPW_LANES, rows = (step->head_dim + 7) / 8 * 8;
   h.k_weights = (int8_t *)take(&free_bytes, keys * step->head_dim);
   h.v_weights = (int8_t *)take(&free_bytes, keys * rows);

@@ -30,6 +30,8 @@ REACH: Final = 256
 FETCHING_TILES: Final = 4
 """Tiles among whose products a whole part is fetched from `ahead`, `SPW_CODE_TILES`: faster, it would hold up loads.
 Fewer tiles fetch twice as much from `further` besides."""
+LAST_PRODUCTS: Final = 8
+"""An eighth of the products are the last ones, among which most rows find their sums."""
 LINE: Final = 64
 WORD: Final = 7
 
@@ -78,21 +80,30 @@ def generate(blocks: NDArray[np.int8], starts: NDArray[np.int32], finish: Finish
 def _instructions(rows: int, group: Array, row: Array, between: NDArray[np.uint64]) -> tuple[Array, int]:
     """The words of a part whose blocks lie in those groups and rows, sorted so, and how many of them prefetch.
 
-    The words of `between` are spread evenly among the others.
+    The words of `between` are spread evenly among the products but the last, among which sums are stored as soon as
+    they are found: a burst of stores would hold products up. What is stored overwrites what `between` reads.
     """
-    products = np.arange(len(group))
+    products, count = np.arange(len(group)), len(group)
     place = rows + products
     is_new = np.diff(group, prepend=-1) > 0
     further = np.diff(group // REACH, prepend=0)
     new_values = place % REACH == 0
-    size = WORD * (2 + 2 * rows + len(group) + np.count_nonzero(is_new) + len(between)) + 4 * (rows + len(group))
-    fetched = min(len(group), 3 * -(-int(size) // (LINE * FETCHING_TILES)))
-    fetches = np.diff(_spread(fetched, products), prepend=0) > 0
-    passed = _spread(len(between), products)
+    size = WORD * (2 + 2 * rows + count + np.count_nonzero(is_new) + len(between)) + 4 * (rows + count)
+    fetched = min(count, 3 * -(-int(size) // (LINE * FETCHING_TILES)))
+    fetches = np.diff(_spread(fetched, count, count), prepend=0) > 0
+    passed = _spread(len(between), count, count - count // LAST_PRODUCTS)
     put = np.diff(passed, prepend=0)
-    at = np.cumsum(1 + is_new + further + new_values + fetches + put) - 1
+    stored = np.full(rows, np.searchsorted(passed, len(between)))
+    np.maximum.at(stored, row, products)
+    stores = np.bincount(stored, minlength=count + 1)[:count]
+    at = np.cumsum(1 + is_new + further + new_values + fetches + put + stores) - stores - 1
 
-    body = np.full(at[-1] + 1 if len(at) else 0, NEXT_GROUPS)
+    body = np.full(at[-1] + 1 + stores[-1] if count else 0, NEXT_GROUPS)
+    sums = FIRST_SUM + np.arange(rows)
+    store = STORE ^ DESTINATION[sums] | np.arange(rows, dtype=np.uint64) << np.uint64(48)
+    order = np.argsort(stored, kind="stable")
+    in_body = order[: stores.sum()]
+    body[np.repeat(at + 1 - np.cumsum(stores) + stores, stores) + np.arange(len(in_body))] = store[in_body]
     body[at] = PRODUCT ^ DESTINATION[FIRST_SUM + row] | _distance(place)
     at = at - is_new
     body[at[is_new]] = LOAD | _distance(group[is_new])
@@ -104,19 +115,17 @@ def _instructions(rows: int, group: Array, row: Array, between: NDArray[np.uint6
     line = np.where(is_ahead, number // 3, number - number // 3 - 1)
     prefetch = np.where(is_ahead, PREFETCH, PREFETCH_FURTHER)
     body[at[fetches]] = prefetch | (line * LINE).astype(np.uint64) << np.uint64(24)
-    count = int(passed[-1]) if len(passed) else 0
-    body[np.repeat(at - passed, put) + np.arange(count)] = between[:count]
+    behind = int(passed[-1]) if count else 0
+    body[np.repeat(at - passed, put) + np.arange(behind)] = between[:behind]
 
-    sums = FIRST_SUM + np.arange(rows)
     start = START ^ DESTINATION[sums] | _distance(np.arange(rows))
-    store = STORE ^ DESTINATION[sums] | np.arange(rows, dtype=np.uint64) << np.uint64(48)
-    code = np.concatenate([[FIND_FURTHER], start, body, between[count:], store, [END]])
-    return code, (len(number) + 2) // 3
+    rest = store[order[len(in_body) :]]
+    return np.concatenate([[FIND_FURTHER], start, body, between[behind:], rest, [END]]), (len(number) + 2) // 3
 
 
-def _spread(count: int, products: Array) -> Array:
-    """How many of `count` words stand before each product, when they lie evenly between, before and after them."""
-    return count * (products + 1) // (len(products) + 1)
+def _spread(words: int, products: int, most: int) -> Array:
+    """How many of the words stand before each product, when they lie evenly before and after the first `most`."""
+    return np.minimum(words * np.arange(1, products + 1) // (most + 1), words)
 
 
 def _distance(index: Array) -> Array:

@@ -98,7 +98,7 @@ static bool finishes(uint64_t word, const spw_code_shape *shape) {
 /* What a part's instructions so far have passed, used and loaded. */
 typedef struct body {
   const spw_code_shape *shape;
-  uint32_t rows, groups_passed, values_passed, values, lines, further;
+  uint32_t rows, groups_passed, values_passed, values, lines, further, stored; /* the last has a bit for each row */
   bool loaded;
 } body;
 
@@ -106,11 +106,17 @@ typedef struct body {
 static bool accept(body *b, uint64_t word) {
   uint32_t index = destination(word);
   if ((word & ~(DESTINATION | DISTANCE)) == (WORD_PRODUCT & ~DESTINATION))
-    return index >= FIRST_SUM && index - FIRST_SUM < b->rows && b->loaded &&
+    return index >= FIRST_SUM && index - FIRST_SUM < b->rows && b->loaded && !(b->stored >> (index - FIRST_SUM) & 1) &&
            b->values_passed + distance(word) == b->values++;
   if ((word & ~DISTANCE) == WORD_LOAD) {
     b->loaded = true;
     return b->groups_passed + distance(word) < b->shape->groups;
+  }
+  if ((word & ~(DESTINATION | DISTANCE)) == (WORD_STORE & ~DESTINATION)) {
+    uint32_t row = index - FIRST_SUM;
+    if (index < FIRST_SUM || row >= b->rows || word >> 48 != row || b->stored >> row & 1) return false;
+    b->stored |= 1u << row;
+    return true;
   }
   if (word == (WORD_PREFETCH | (uint64_t)b->lines * LINE << 24)) return ++b->lines < MOST_LINES;
   if (word == (WORD_PREFETCH_FURTHER | (uint64_t)b->further * LINE << 24)) return ++b->further <= 2 * b->lines;
@@ -131,14 +137,11 @@ static bool part_is_valid(const uint8_t *content, const spw_code_part *part, siz
   for (uint32_t row = 0; row < rows; row++, at += WORD)
     if (word_at(at) != (with_destination(WORD_START, FIRST_SUM + row) | distant(row))) return false;
   body b = {.shape = shape, .rows = rows, .values = rows};
-  while (at <= last && word_at(at) != with_destination(WORD_STORE, FIRST_SUM)) {
+  while (at <= last && word_at(at) != WORD_END) {
     if (!accept(&b, word_at(at))) return false;
     at += WORD;
   }
-  if (at > last || (size_t)(last - at) < (size_t)rows * WORD) return false;
-  for (uint32_t row = 0; row < rows; row++, at += WORD)
-    if (word_at(at) != (with_destination(WORD_STORE, FIRST_SUM + row) | (uint64_t)row << 48)) return false;
-  return word_at(at) == WORD_END && b.values == part->values && b.lines == part->lines;
+  return at <= last && b.stored == BITS(rows, 0) && b.values == part->values && b.lines == part->lines;
 }
 
 bool spw_code_is_valid(const uint8_t *content, const spw_code_part *parts, spw_code_shape shape) {

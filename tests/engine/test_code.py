@@ -157,8 +157,9 @@ def listing(filled: Array) -> list[str]:
             loaded = group
             code.append(f"{{disp8}} vmovdqu32 {64 * (group % 256) - 8192}(%rdi), %zmm0")
         code.append(f"{{disp8}} vpdpbusd {4 * (value % 256) - 512}(%rsi){{1to16}}, %zmm0, %zmm{1 + row}")
+        if not filled[row, group + 1 :].any():
+            code.append(f"{{disp8}} vmovdqu32 %zmm{1 + row}, {64 * row}(%rdx)")
         value += 1
-    code += [f"{{disp8}} vmovdqu32 %zmm{1 + row}, {64 * row}(%rdx)" for row in range(rows)]
     return [*code, "ret", ".fill 6, 1, 0xcc"]
 
 
@@ -196,6 +197,23 @@ def as_assembly(words: NDArray[np.uint64], folder: Path) -> list[str]:
     command = ["objdump", "-D", "-b", "binary", "-m", "i386:x86-64", "-w", folder / "words"]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return [line.split("\t")[2].strip() for line in lines if line.count("\t") == 2]
+
+
+def test_no_sum_is_overwritten_that_is_to_be_finished(tmp_path: Path) -> None:
+    for kind, kept in itertools.product(finish.FINISHES[1:], (0.001, 0.02, 0.2)):
+        rows = finish.ROWS[kind]
+        filled = np.random.default_rng(1).random((rows, 600)) < kept
+        filled[:3, 100:] = False
+        blocks = np.where(filled[..., None], np.int8(1), np.int8(0)) * np.ones(4, np.int8)
+        coded = codegen.generate(blocks, np.arange(rows, dtype=np.int32), kind)
+        end = 64 * coded.parts[0, 1]
+        whole = coded.content[: end // codegen.WORD * codegen.WORD].reshape(-1, codegen.WORD)
+        lines = as_assembly(np.pad(whole, ((0, 0), (0, 1))).view("<u8")[:, 0], tmp_path)
+        lines = lines[: lines.index("ret")]
+        stores = [i for i, line in enumerate(lines) if re.fullmatch(r"vmovdqu32 %zmm\d+,.*\(%rdx\)", line)]
+        read = [i for i, line in enumerate(lines) if line.startswith("vcvtdq2ps")]
+        assert (len(stores), len(read)) == (rows, rows)
+        assert max(read) < min(stores)
 
 
 PER_ROW: Final[dict[finish.Finish, dict[str, int]]] = {

@@ -116,6 +116,9 @@ def test_what_does_not_fit_the_part_is_refused() -> None:
     for register in range(finish.FIRST_SUM + 12, 32):
         refuses(other_register(LATER[PRODUCT][5], register))
     refuses(with_word(FIRST[PRODUCT][0], word_at(FIRST[PRODUCT][0]) ^ int(finish.OPERAND[1])))
+    refuses(with_word(FIRST[STORE][1], word_at(FIRST[STORE][0])))
+    stored_first = word_at(FIRST[STORE][0]) & TARGETS
+    refuses(with_word(FIRST[PRODUCT][-1], word_at(FIRST[PRODUCT][-1]) & ~TARGETS | stored_first))
     last = FIRST[LOAD][-1]
     for group in (300, 400, 511):
         refuses(with_word(last, word_at(last) & (1 << 48) - 1 | (group + 128) % 256 << 48))

@@ -64,7 +64,7 @@ def benchmark(
     """
     if batch_size < 1 or sequence_length < 1 or not seconds >= 0 or not warmup >= 0:
         raise PipelineError("batch_size and sequence_length must be 1 or more, seconds and warmup 0 or more")
-    streams = _streams(scenario, num_cores, num_streams)
+    streams = streams_of(scenario, num_cores, num_streams)
     folder = find_model_folder(model_path)
     check_length(folder, sequence_length)
     backend = open_backend(folder.model, engine_type, num_cores, streams)
@@ -92,7 +92,8 @@ def benchmark(
     )
 
 
-def _streams(scenario: Scenario, num_cores: int | None, num_streams: int | None) -> int:
+def streams_of(scenario: Scenario, num_cores: int | None, num_streams: int | None) -> int:
+    """How many runs a scenario keeps going. Raises PipelineError for a number that doesn't fit it."""
     if num_streams is not None and num_streams < 1:
         raise PipelineError(f"num_streams is {num_streams}; it must be 1 or more")
     if scenario == "sync":

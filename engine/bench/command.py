@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 import zoo
-from engine.bench.benchmark import BenchmarkResult, Scenario, benchmark
+from engine.bench.benchmark import BenchmarkResult, Scenario, benchmark, streams_of
 from engine.bench.compare import compare, peer
 from engine.bench.kernels import benchmark_kernels
 from engine.bench.tables import benchmark_text, comparison_text, kernels_text
@@ -83,6 +83,7 @@ def run_benchmark(
                 batch_size=batch_size,
                 sequence_length=sequence_length,
                 num_cores=num_cores,
+                num_streams=streams_of(_scenario(scenario), num_cores, num_streams),
                 seconds=seconds,
                 warmup=warmup,
                 rounds=rounds,

@@ -64,6 +64,7 @@ class Comparison:
     batch_size: int
     sequence_length: int
     num_cores: int
+    num_streams: int
     rounds: int
     rows: tuple[ComparisonRow, ...]
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -96,12 +97,15 @@ def compare(
     batch_size: int = 1,
     sequence_length: int = 128,
     num_cores: int | None = None,
+    num_streams: int = 1,
     seconds: float = 10.0,
     warmup: float = 2.0,
     rounds: int = 7,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Runs our engine and the peers in turns, `rounds` times, for `seconds` each in all.
+
+    With several streams each engine has so many runs going at a time, which share its cores.
 
     Raises PipelineError when our own engine can't run the model; a peer that can't run is listed as missing.
     """
@@ -115,19 +119,19 @@ def compare(
     with ExitStack() as opened:
         place = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         np.savez(place / "inputs.npz", **inputs)  # type: ignore[arg-type]
-        ours = opened.enter_context(_Worker(Peer(OURS, sys.executable), folder.model, cores, place))
+        ours = opened.enter_context(_Worker(Peer(OURS, sys.executable), folder.model, cores, num_streams, place))
         if ours.problem:
             raise PipelineError(f"{folder.model} can't be run: {ours.problem}")
         workers = [ours]
         for wanted in peers:
-            worker = opened.enter_context(_Worker(wanted, wanted.model or folder.model, cores, place))
+            worker = opened.enter_context(_Worker(wanted, wanted.model or folder.model, cores, num_streams, place))
             if worker.problem:
                 missing[wanted.name] = worker.problem
             else:
                 workers.append(worker)
         _take_turns(workers, warmup, seconds / rounds, rounds, progress)
         rows = tuple(worker.row(ours, batch_size) for worker in workers)
-    return Comparison(str(folder.model), batch_size, sequence_length, cores, rounds, rows, missing)
+    return Comparison(str(folder.model), batch_size, sequence_length, cores, num_streams, rounds, rows, missing)
 
 
 def _take_turns(
@@ -146,7 +150,7 @@ def _take_turns(
 class _Worker:
     """An engine's process. `problem` says why it can't run, or is empty. A context manager."""
 
-    def __init__(self, peer: Peer, model: Path, cores: int, place: Path) -> None:
+    def __init__(self, peer: Peer, model: Path, cores: int, streams: int, place: Path) -> None:
         self.peer, self.model = peer, model
         self.samples: list[dict[str, Any]] = []
         self._outputs = place / f"{peer.name}.npz"
@@ -156,6 +160,7 @@ class _Worker:
             "inputs": str(place / "inputs.npz"),
             "outputs": str(self._outputs),
             "threads": cores,
+            "streams": streams,
         }
         self.problem, self.loaded = "", {}
         self._process: subprocess.Popen[str] | None = None
@@ -229,6 +234,7 @@ class _Worker:
         ]
         wall = sum(sample["wall_s"] for sample in self.samples)
         others = sum(sample["others_s"] for sample in self.samples)
+        ran = sum(sample["ran_s"] for sample in self.samples)
         return ComparisonRow(
             engine=self.peer.name,
             version=str(self.loaded["version"]),
@@ -238,7 +244,7 @@ class _Worker:
             peak_mb=max(sample["peak_mb"] for sample in self.samples),
             others_share=min(1.0, others / (wall * (os.cpu_count() or 1))),
             agreement=None if self is ours else agreement(ours.outputs(), self.outputs()),
-            **asdict(RunTimes.of(times_s, batch, float(times_s.sum()))),
+            **asdict(RunTimes.of(times_s, batch, ran)),
         )
 
 

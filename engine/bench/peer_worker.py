@@ -2,8 +2,9 @@
 
 Started as a file by the Python of the engine's own environment, which need not have this package: it imports only
 NumPy and the engine, and runs on Python 3.8. The argument is a JSON object: engine, model, inputs (an .npz file),
-outputs (the .npz file to write), threads. The first line out is {"load_s", "version"} or {"error"}; each line in is
-the seconds to run for, and is answered by {"times_s", "wall_s", "others_s", "peak_mb"}.
+outputs (the .npz file to write), threads, streams (so many runs at a time share the threads). The first line out is
+{"load_s", "version"} or {"error"}; each line in is the seconds to run for, and is answered by {"times_s", "ran_s" (how
+long a stream ran), "wall_s", "others_s", "peak_mb"}.
 """
 
 from __future__ import annotations
@@ -15,30 +16,37 @@ import shutil
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, List, Tuple  # noqa: UP035 - evaluated by Python 3.8
 
-Loaded = Tuple[Callable[[], List[Any]], str]  # noqa: UP006 - evaluated by Python 3.8
-"""Something to run, and the engine's version."""
+Run = Callable[[], List[Any]]  # noqa: UP006 - evaluated by Python 3.8
+Loaded = Tuple[List[Run], str]  # noqa: UP006 - evaluated by Python 3.8
+"""What each stream runs, and the engine's version."""
 
 
 def load_sparrow(spec: dict[str, Any], inputs: dict[str, Any]) -> Loaded:
     """This project's engine."""
     import engine
 
-    model = engine.compile(spec["model"], spec["threads"])
-    return (lambda: list(model.run({name: inputs[name] for name in model.input_names}).values())), ""
+    model = engine.compile(spec["model"], spec["threads"], spec["streams"])
+    wanted = {name: inputs[name] for name in model.input_names}
+    return [lambda: list(model.run(wanted).values())] * spec["streams"], ""
 
 
 def load_onnxruntime(spec: dict[str, Any], inputs: dict[str, Any]) -> Loaded:
-    """ONNX Runtime, with free shapes: fixed ones cost it fusions of quantized models."""
+    """ONNX Runtime, a session for each stream, with free shapes: fixed ones cost it fusions of quantized models."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = spec["threads"]
+    options.intra_op_num_threads = max(1, spec["threads"] // spec["streams"])
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(spec["model"], options, providers=["CPUExecutionProvider"])
-    return (lambda: session.run(None, inputs)), onnxruntime.__version__
+
+    def load() -> Run:
+        session = onnxruntime.InferenceSession(spec["model"], options, providers=["CPUExecutionProvider"])
+        return lambda: session.run(None, inputs)
+
+    return [load() for _ in range(spec["streams"])], onnxruntime.__version__
 
 
 def load_openvino(spec: dict[str, Any], inputs: dict[str, Any]) -> Loaded:
@@ -48,15 +56,21 @@ def load_openvino(spec: dict[str, Any], inputs: dict[str, Any]) -> Loaded:
     core = openvino.Core()
     model = core.read_model(spec["model"])
     model.reshape({name: list(array.shape) for name, array in inputs.items()})
-    config = {"INFERENCE_NUM_THREADS": spec["threads"], "PERFORMANCE_HINT": "LATENCY"}
+    hint = "LATENCY" if spec["streams"] == 1 else "THROUGHPUT"
+    config = {"INFERENCE_NUM_THREADS": spec["threads"], "NUM_STREAMS": spec["streams"], "PERFORMANCE_HINT": hint}
     config["INFERENCE_PRECISION_HINT"] = "f32"
-    request = core.compile_model(model, "CPU", config).create_infer_request()
+    compiled = core.compile_model(model, "CPU", config)
 
-    def run() -> list[Any]:
-        request.infer(inputs)
-        return [request.get_output_tensor(i).data for i in range(len(model.outputs))]
+    def load() -> Run:
+        request = compiled.create_infer_request()
 
-    return run, openvino.__version__
+        def run() -> list[Any]:
+            request.infer(inputs)
+            return [request.get_output_tensor(i).data for i in range(len(model.outputs))]
+
+        return run
+
+    return [load() for _ in range(spec["streams"])], openvino.__version__
 
 
 def load_deepsparse(spec: dict[str, Any], inputs: dict[str, Any]) -> Loaded:
@@ -65,6 +79,9 @@ def load_deepsparse(spec: dict[str, Any], inputs: dict[str, Any]) -> Loaded:
     import deepsparse
 
     arrays = list(inputs.values())
+    options = {}
+    if spec["streams"] > 1:
+        options = {"num_streams": spec["streams"], "scheduler": deepsparse.Scheduler.multi_stream}
     with tempfile.TemporaryDirectory() as folder:
         path = shutil.copy(spec["model"], folder)
         engine = deepsparse.Engine(
@@ -72,8 +89,9 @@ def load_deepsparse(spec: dict[str, Any], inputs: dict[str, Any]) -> Loaded:
             batch_size=len(arrays[0]),
             num_cores=spec["threads"],
             input_shapes=[list(a.shape) for a in arrays],
+            **options,
         )
-    return (lambda: engine.run(arrays)), deepsparse.__version__
+    return [lambda: engine.run(arrays)] * spec["streams"], deepsparse.__version__
 
 
 def busy_s() -> float:
@@ -85,18 +103,29 @@ def busy_s() -> float:
     return sum(counts[i] for i in (0, 1, 2, 5, 6, 7)) / os.sysconf("SC_CLK_TCK")
 
 
-def timed(run: Callable[[], Any], seconds: float) -> dict[str, Any]:
-    """Runs for so long, at least once."""
+def run_times(run: Run, seconds: float) -> list[float]:
+    """The times of as many runs as begin within so long, at least one."""
     times: list[float] = []
-    own, busy, begin = time.process_time(), busy_s(), time.perf_counter()
-    while not times or time.perf_counter() - begin < seconds:
-        start = time.perf_counter()
+    begin = start = time.perf_counter()
+    while not times or start - begin < seconds:
         run()
-        times.append(time.perf_counter() - start)
+        end = time.perf_counter()
+        times.append(end - start)
+        start = end
+    return times
+
+
+def timed(runs: list[Run], seconds: float) -> dict[str, Any]:
+    """Runs all streams for so long."""
+    own, busy, begin = time.process_time(), busy_s(), time.perf_counter()
+    with ThreadPoolExecutor(len(runs)) as pool:
+        streams = list(pool.map(lambda run: run_times(run, seconds), runs))
     others = (busy_s() - busy) - (time.process_time() - own)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     wall = time.perf_counter() - begin
-    return {"times_s": times, "wall_s": wall, "others_s": max(0.0, others), "peak_mb": peak}
+    times = [each for stream in streams for each in stream]
+    ran = sum(times) / len(streams)
+    return {"times_s": times, "ran_s": ran, "wall_s": wall, "others_s": max(0.0, others), "peak_mb": peak}
 
 
 def main() -> None:
@@ -110,15 +139,15 @@ def main() -> None:
         inputs = {name: saved[name] for name in saved.files}
     begin = time.perf_counter()
     try:
-        run, version = globals()["load_" + spec["engine"]](spec, inputs)
+        runs, version = globals()["load_" + spec["engine"]](spec, inputs)
         load_s = time.perf_counter() - begin
-        np.savez(spec["outputs"], *run())
+        np.savez(spec["outputs"], *runs[0]())
     except Exception as error:  # noqa: BLE001 - engines have no common root of errors, and the caller is told
         reply.write(json.dumps({"error": type(error).__name__ + ": " + str(error)}) + "\n")
         return
     reply.write(json.dumps({"load_s": load_s, "version": version}) + "\n")
     for line in sys.stdin:
-        reply.write(json.dumps(timed(run, float(line))) + "\n")
+        reply.write(json.dumps(timed(runs, float(line))) + "\n")
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def comparison_text(found: Comparison) -> str:
     )
     head = (
         f"{found.model_path}: batch {found.batch_size}, {found.sequence_length} tokens, {found.num_cores} cores, "
-        f"{found.rounds} alternating rounds"
+        f"{found.num_streams} streams, {found.rounds} alternating rounds"
     )
     missing = [f"{name}: {how}" for name, how in found.missing.items()]
     return "\n".join([head, "", _table(columns, rows), *missing])

@@ -121,6 +121,17 @@ def test_comparison_with_onnxruntime_on_the_same_inputs(tmp_path: Path) -> None:
     assert "onnxruntime" in comparison_text(found)
 
 
+def test_compared_engines_run_in_as_many_streams(quantized: Path) -> None:
+    options = {"sequence_length": 8, "num_cores": 2, "num_streams": 2, "warmup": 0, "rounds": 2}
+    found = compare(quantized, [peer("onnxruntime", {}, {})], batch_size=3, seconds=0.2, **options)
+    assert found.num_streams == 2
+    assert [row.engine for row in found.rows] == ["sparrow", "onnxruntime"]
+    for row in found.rows:
+        assert row.iterations >= 4
+        assert row.items_per_second * row.mean_ms / 1000 == pytest.approx(2 * 3)
+    assert "2 cores, 2 streams" in comparison_text(found)
+
+
 def test_a_wrong_output_of_a_peer_shows() -> None:
     ours = np.array([[0.0, 1.0, 0.5], [2.0, 1.0, 0.0]], np.float32)
     theirs = np.array([[0.0, 1.0, 0.5], [2.0, 4.0, 0.0]], np.float32)

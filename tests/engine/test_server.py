@@ -5,15 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import signal
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -22,62 +16,8 @@ from hypothesis import strategies as st
 
 from engine.errors import PipelineError
 from engine.server import ServerSettings, SettingsError, create_app, serve
-from engine.server.errors import BusyError
-from engine.server.workers import Workers
-from tests.engine.tiny_models import ENGINES, question_answering_model, text_classification_model
-
-ENGINE = ENGINES[-1]
-ASK = {"question": "where was it?", "context": "It was in Paris in Spring."}
-# With windows of 16 tokens about 3,000 of them: a second or so of work in one request.
-SLOW = {"question": "where?", "context": "the cat sat on a mat " * 3_000}
-SHORT_WINDOWS = {"engine_type": ENGINE, "sequence_length": 16}
-_PROGRAM = "import sys; from engine.server import read_config, serve; sys.exit(serve(read_config(sys.argv[1])))"
-
-
-class Server:
-    """A server process, and a client for it."""
-
-    def __init__(self, config: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(config)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.said: list[str] = []
-        self.url = self._wait_for(r"listening on (http://\S+)/ ")
-        self.client = httpx.Client(base_url=self.url, timeout=60)
-
-    def _wait_for(self, pattern: str) -> str:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.said.append(line)
-            if found := re.search(pattern, line):
-                return found.group(1)
-        raise AssertionError(f"the server ended: {self.said}")
-
-    def wait_until_ready(self) -> Server:
-        self._wait_for(r"(ready: .*)")
-        # Keeps the pipe from filling up.
-        threading.Thread(target=lambda: self.said.extend(self.process.stderr or []), daemon=True).start()
-        return self
-
-
-@contextmanager
-def running(path: Path, endpoints: list[dict[str, Any]], **values: Any) -> Iterator[Server]:
-    config = path / "server.yaml"
-    config.write_text(json.dumps({"port": 0, "drain_delay_s": 0.3, "endpoints": endpoints, **values}))
-    server = Server(config)
-    try:
-        yield server
-    finally:
-        server.client.close()
-        if server.process.poll() is None:
-            server.process.kill()
-        server.process.wait(10)
-        for pipe in (server.process.stdout, server.process.stderr):
-            assert pipe is not None
-
-
-def endpoint(folder: Path, **values: Any) -> dict[str, Any]:
-    return {"task": "question-answering", "model": str(folder), "kwargs": {"engine_type": ENGINE}, **values}
+from tests.engine.serving import ASK, Server, assert_error, endpoint, running
+from tests.engine.tiny_models import question_answering_model, text_classification_model
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +46,6 @@ def two(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serv
     ]
     with running(path, endpoints) as started:
         yield started.wait_until_ready()
-
-
-def assert_error(response: httpx.Response, *statuses: int) -> dict[str, Any]:
-    assert response.status_code in statuses, response.text
-    error: dict[str, Any] = response.json()["error"]
-    assert error["status"] == response.status_code
-    assert error["message"]
-    return error
 
 
 # answering
@@ -323,162 +255,6 @@ def test_several_models_have_no_bare_predict(two: Server) -> None:
     assert_error(two.client.post("/predict", json=ASK), 404)
     assert 'href="/?model=reviews"' in two.client.get("/").text
     assert "Sequences" in two.client.get("/?model=reviews").text
-
-
-def test_row_103_while_loading_a_request_is_told_to_come_again(folder: Path) -> None:
-    app = create_app(ServerSettings.checked({"endpoints": [endpoint(folder)]}, "test"))
-
-    async def ask() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-            assert (await client.get("/v2/health/ready")).status_code == 503
-            assert (await client.get("/v2/health/live")).status_code == 200
-            return await client.post("/predict", json=ASK)
-
-    response = asyncio.run(ask())  # the application's start, which loads the model, hasn't run
-    assert_error(response, 503)
-    assert int(response.headers["retry-after"]) >= 1
-
-
-# load and shutdown
-
-
-def test_workers_are_the_streams_of_the_engine(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    limits = {"num_cores": 1, "num_workers": 2}
-    settings = ServerSettings.checked({"endpoints": [endpoint(folder)], **limits}, "test")
-    service = create_app(settings).state.service
-    for served in service.endpoints.values():
-        served.load()
-    assert service.ready
-    service.close()
-    assert "num_streams is 2, but there are 1 cores" in caplog.text
-
-
-def test_row_104_full_queue_and_deadline(folder: Path, tmp_path: Path) -> None:
-    limits = {"num_workers": 1, "queue_limit": 0, "request_timeout_s": 0.1}
-    with running(tmp_path, [endpoint(folder, kwargs=SHORT_WINDOWS)], **limits) as server:
-        server.wait_until_ready()
-        slow: list[httpx.Response] = []
-
-        def ask_slowly() -> None:
-            """Asked again when a quick question held the one place."""
-            while not slow or slow[-1].status_code == 503:
-                slow.append(httpx.post(f"{server.url}/predict", json=SLOW, timeout=60))
-
-        thread = threading.Thread(target=ask_slowly)
-        thread.start()
-        refused = server.client.post("/predict", json=ASK)
-        for _ in range(100):
-            if refused.status_code == 503:
-                break
-            time.sleep(0.02)
-            refused = server.client.post("/predict", json=ASK)
-        assert_error(refused, 503)
-        assert int(refused.headers["retry-after"]) >= 1
-        assert server.client.get("/health").status_code == 200
-        thread.join()
-        assert_error(slow[-1], 504)
-        for _ in range(200):  # its place is free again once the worker saw the deadline
-            if server.client.post("/predict", json=ASK).status_code == 200:
-                break
-            time.sleep(0.05)
-        else:
-            pytest.fail("the abandoned request still holds its place")
-
-
-def test_row_104_a_call_that_nobody_waits_for_is_stopped_and_its_place_freed() -> None:
-    async def scenario() -> None:
-        workers = Workers(count=1, queue_limit=1)
-        begun, ended, started_late = threading.Event(), threading.Event(), threading.Event()
-
-        def work(stop: Callable[[], bool]) -> None:
-            begun.set()
-            while not stop():
-                time.sleep(0.01)
-            ended.set()
-
-        running = asyncio.create_task(workers.run(work, 60))
-        await asyncio.to_thread(begun.wait, 5)
-        waiting = asyncio.create_task(workers.run(lambda _stop: started_late.set(), 60))
-        await asyncio.sleep(0)
-        with pytest.raises(BusyError):
-            await workers.run(work, 60)
-        waiting.cancel()
-        running.cancel()
-        await asyncio.gather(running, waiting, return_exceptions=True)
-        assert await asyncio.to_thread(ended.wait, 5)
-        assert await workers.run(lambda _stop: 7, 5) == 7
-        assert not started_late.is_set()
-        workers.close()
-
-    asyncio.run(scenario())
-
-
-def test_row_104_a_client_that_goes_away_ends_its_request(folder: Path) -> None:
-    app = create_app(ServerSettings.checked({"endpoints": [endpoint(folder, kwargs=SHORT_WINDOWS)]}, "test"))
-    messages = [{"type": "http.request", "body": json.dumps(SLOW).encode()}, {"type": "http.disconnect"}]
-    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "query_string": b""}
-    sent: list[Any] = []
-
-    async def receive() -> dict[str, Any]:
-        await asyncio.sleep(0.05)
-        return messages.pop(0)
-
-    async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
-
-    async def ask() -> None:
-        await app.state.service.load()
-        await app(scope, receive, send)
-
-    asyncio.run(ask())
-    assert sent[0]["status"] == 499
-    app.state.service.close()
-
-
-def test_row_105_sigterm_under_load_drains(folder: Path, tmp_path: Path) -> None:
-    with running(tmp_path, [endpoint(folder, kwargs=SHORT_WINDOWS)], num_workers=1) as server:
-        server.wait_until_ready()
-        done: list[httpx.Response] = []
-        thread = threading.Thread(
-            target=lambda: done.append(httpx.post(f"{server.url}/predict", json=SLOW, timeout=60))
-        )
-        thread.start()
-        time.sleep(0.2)
-        server.process.send_signal(signal.SIGTERM)
-        assert server.client.get("/v2/health/ready").json() == {"ready": False}
-        assert server.client.get("/health").status_code == 200
-        thread.join()
-        assert done[0].status_code == 200
-        assert server.process.wait(20) == 0
-
-
-def test_row_105_a_second_signal_ends_at_once(folder: Path, tmp_path: Path) -> None:
-    with running(tmp_path, [endpoint(folder)], drain_delay_s=60) as server:
-        server.wait_until_ready()
-        server.process.send_signal(signal.SIGTERM)
-        for _ in range(100):
-            if server.client.get("/v2/health/ready").status_code == 503:
-                break
-            time.sleep(0.05)
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(5) == 128 + signal.SIGTERM
-
-
-def test_nothing_on_stdout_and_the_address_on_stderr(folder: Path, tmp_path: Path) -> None:
-    with running(tmp_path, [endpoint(folder)], drain_delay_s=0) as server:
-        server.wait_until_ready()
-        server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(10) == 130
-        assert server.process.stdout is not None
-        assert server.process.stdout.read() == ""
-        assert any("listening on http://127.0.0.1:" in line for line in server.said)
-
-
-def test_no_model_that_loads_ends_the_server(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"no model")
-    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
-    assert serve(ServerSettings.checked({"endpoints": [endpoint(tmp_path)], "port": 0}, "test")) == 1
-    assert "can't be served: " in capsys.readouterr().err
 
 
 def test_row_108_it_binds_to_this_machine_and_knows_no_admin_routes(server: Server, folder: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import zoo
-from tests.engine.test_server import running
+from tests.engine.serving import running
 from tests.engine.tiny_models import ENGINES, question_answering_model
 from tests.zoo.fault_server import Exchange, FaultServer, well
 from tests.zoo.live_registry import serving

@@ -197,18 +197,23 @@ SPW_INLINE void quantize_group(const float *scores, vf share, int32_t zero_point
   vf_store_u8(to, scaled, zero_point);
 }
 
-/* Quantizes the probabilities and multiplies those of the block before by the first rows of values meanwhile. Returns
- * each lane's sum of the bytes. */
+/* Where all eight channels of a block are summed at once, registers hold those of two blocks. */
+enum { BLOCKS_BESIDE = (int)S8_ROWS == (int)SPW_ROW_BLOCK ? 2 : 1 };
+
+/* Quantizes the probabilities and multiplies those of the block of keys before by the first values meanwhile: S8_ROWS
+ * channels of BLOCKS_BESIDE blocks. Returns each lane's sum of the bytes. */
 SPW_INLINE vi quantize_probabilities(const head *h, const softmax *soft, vi *sums) {
   const int32_t zero_point = h->step->p_quant.zero_point;
   const vw ones = vw_load((const int8_t[4]){1, 1, 1, 1});
   const vf factor = vf_div(inverse_sum(soft->sum), vf_set1(h->step->p_quant.scale));
   const uint32_t blocks = h->padded_keys / SPW_ROW_BLOCK;
   const float *scores = h->scores;
+  const size_t next = h->step->head_dim > SPW_ROW_BLOCK ? (size_t)SPW_ROW_BLOCK * h->key_tiles * SPW_LANES : 0;
   const int8_t *w = h->v_weights;
   uint8_t *to = h->probabilities;
-  vacc total = vacc_zero(), acc[S8_ROWS];
-  start_sums(acc);
+  vacc total = vacc_zero(), acc[BLOCKS_BESIDE][S8_ROWS];
+#pragma GCC unroll 2
+  for (int i = 0; i < BLOCKS_BESIDE; i++) start_sums(acc[i]);
   for (uint32_t block = 0; block <= blocks; block++) {
     vf share = factor;
     if (block < blocks)
@@ -219,11 +224,13 @@ SPW_INLINE vi quantize_probabilities(const head *h, const softmax *soft, vi *sum
       if (block == 0) continue;
       vx bytes = vx_load(to - 128);
       total = vacc_dot(total, bytes, ones);
-      add_products(acc, bytes, w);
+#pragma GCC unroll 2
+      for (int i = 0; i < BLOCKS_BESIDE; i++) add_products(acc[i], bytes, w + i * next);
       w += SPW_ROW_BLOCK * 4;
     }
   }
-  end_sums(acc, sums);
+#pragma GCC unroll 2
+  for (int i = 0; i < BLOCKS_BESIDE; i++) end_sums(acc[i], sums + i * SPW_ROW_BLOCK);
   return vacc_sum(total);
 }
 
@@ -254,20 +261,16 @@ SPW_INLINE void store_rows(const head *h, uint32_t tile, uint32_t d, const vi *s
 SPW_INLINE void weigh(const head *h, uint32_t tile, const softmax *soft) {
   const int32_t zeros = h->step->p_quant.zero_point * (int32_t)h->padded_keys;
   const uint32_t groups = h->padded_keys / 4;
-  vi part = vi_set1(0);
+  vi beside[BLOCKS_BESIDE * SPW_ROW_BLOCK], sums[SPW_ROW_BLOCK];
+  vi total = quantize_probabilities(h, soft, beside);
+  vi part = vi_mul(vi_sub(total, vi_set1(zeros)), vi_set1(128 - h->step->v_quant.zero_point));
   for (uint32_t d = 0; d < h->step->head_dim; d += SPW_ROW_BLOCK) {
     const int8_t *w = h->v_weights + (size_t)d * h->key_tiles * SPW_LANES;
-    vi sums[SPW_ROW_BLOCK];
-    if (d == 0) {
-      vi total = quantize_probabilities(h, soft, sums);
-      part = vi_mul(vi_sub(total, vi_set1(zeros)), vi_set1(128 - h->step->v_quant.zero_point));
-    } else {
-      product_rows(h->probabilities, w, groups, sums);
-    }
-#pragma GCC unroll 4
-    for (uint32_t first = S8_ROWS; first < SPW_ROW_BLOCK; first += S8_ROWS)
-      product_rows(h->probabilities, w + first * 4, groups, sums + first);
-    store_rows(h, tile, d, sums, part);
+    bool begun = d < BLOCKS_BESIDE * SPW_ROW_BLOCK;
+    vi *found = begun ? beside + d : sums;
+    for (uint32_t first = begun ? S8_ROWS : 0; first < SPW_ROW_BLOCK; first += S8_ROWS)
+      product_rows(h->probabilities, w + first * 4, groups, found + first);
+    store_rows(h, tile, d, found, part);
   }
 }
 

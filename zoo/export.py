@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import re
 import shutil
 import tempfile
 import warnings
@@ -41,6 +42,8 @@ ROUNDING_TOLERANCE = 0.1
 _MASKED = -10000.0  # as a score; exp of it is 0 in float32
 _COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "recipe.yaml", "report.json")
 _NEEDED = ("config.json", "tokenizer.json")
+_SAMPLES = re.compile(r"sample-inputs/inp-\d{4,}\.npz|sample-outputs/out-\d{4,}\.npz")
+_PLANS = ".sparrow"  # compiled beside the model by the engine, and again when they are absent
 _SAMPLE_TEXTS = (
     ("What do sparse models skip?", "Sparse models skip the weights that are zero, so they run faster."),
     ("Who wrote it?", "It was written in 1843 by Ada Lovelace, who added notes to a paper on the engine."),
@@ -58,12 +61,15 @@ def export(
     num_export_samples: int = 0,
     max_length: int = 384,
     name: str = "model.onnx",
+    overwrite: bool = False,
 ) -> Path:
     """Write `folder`'s model as ONNX with its tokenizer to `out` (default: folder/deployment) and return `out`.
 
     samples: (question, context) pairs on which ONNX Runtime must agree with PyTorch; a few of our own are
-    added. num_export_samples of them are written beside the model. An existing `out` is replaced whole.
-    Raises TrainingError when the folder isn't complete or the two disagree; then nothing is left behind.
+    added. num_export_samples of them are written beside the model. An existing `out` is replaced whole if it is
+    empty or an earlier deployment; with overwrite, whatever it holds but the trained model.
+    Raises TrainingError when the folder isn't complete, `out` may not be replaced, or the two disagree; then nothing
+    is left behind.
     """
     folder, target = Path(folder), Path(out) if out is not None else Path(folder) / "deployment"
     if task not in ("question_answering", "question-answering", "qa"):
@@ -71,15 +77,46 @@ def export(
     for needed in _NEEDED:
         if not (folder / needed).is_file():
             raise TrainingError(f"{folder} has no {needed}; export needs a folder that training wrote")
+    _check_target(target, folder, name, overwrite=overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
     try:
         work.chmod(0o755)
         _write(folder, work, samples, num_export_samples, max_length, name)
+        _check_target(target, folder, name, overwrite=overwrite)  # again, for the export took minutes
         _put_in_place(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+def _check_target(target: Path, folder: Path, name: str, *, overwrite: bool) -> None:
+    """Raise TrainingError unless `target` is absent or a folder whose files may be lost."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise TrainingError(f"{target} is a file; the deployment folder can't replace it")
+    source = [folder, *(path for path in folder.iterdir() if path.is_file())]
+    if any(path.resolve().is_relative_to(target.resolve()) for path in source):
+        raise TrainingError(f"{target} holds the trained model of {folder}; give another folder to --out")
+    lost = None if overwrite else _lost_with(target, name)
+    if lost:
+        raise TrainingError(
+            f"{target} {lost}, so it isn't an earlier deployment, and all in it would be lost; "
+            "give another folder to --out, or --overwrite"
+        )
+
+
+def _lost_with(target: Path, name: str) -> str | None:
+    """Return what tells a folder from an empty one and from one that `export` wrote."""
+    found = {
+        path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_symlink() or not path.is_dir()
+    }
+    written = {name, *_COPIED}
+    for path in sorted(found - written):
+        if not (_SAMPLES.fullmatch(path) or path.startswith(f"{_PLANS}/")):
+            return f"holds {path}"
+    return f"has no {name} with its report.json" if found and not {name, "report.json"} <= found else None
 
 
 def _put_in_place(work: Path, target: Path) -> None:
@@ -87,8 +124,6 @@ def _put_in_place(work: Path, target: Path) -> None:
     if not target.exists():
         work.rename(target)
         return
-    if not target.is_dir():
-        raise TrainingError(f"{target} is a file; the deployment folder can't replace it")
     aside = Path(tempfile.mkdtemp(prefix=".replaced-", dir=target.parent))
     target.rename(aside / "old")
     work.rename(target)

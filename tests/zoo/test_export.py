@@ -259,3 +259,65 @@ def test_a_quantized_folder_without_its_recipe_is_refused(quantized: Path, tmp_p
 def test_another_task_is_refused(dense: Path) -> None:
     with pytest.raises(TrainingError, match="'ner' can't be exported"):
         export(dense, task="ner")
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("out", ["models/mine", "models", "models/linked"])
+def test_the_source_and_what_holds_it_are_never_replaced(
+    dense: Path, tmp_path: Path, out: str, overwrite: bool
+) -> None:
+    source = tmp_path / "models" / "mine"
+    shutil.copytree(dense, source)
+    (tmp_path / "models" / "linked").symlink_to(source)
+    before = files_of(tmp_path)
+    with pytest.raises(TrainingError, match=r"holds the trained model .*give another folder to --out"):
+        export(source, tmp_path / out, max_length=48, overwrite=overwrite)
+    assert files_of(tmp_path) == before
+
+
+def test_a_folder_that_the_source_is_linked_into_is_not_replaced(dense: Path, tmp_path: Path) -> None:
+    source, held = tmp_path / "source", tmp_path / "held"
+    shutil.copytree(dense, source)
+    held.mkdir()
+    weights = (source / "model.safetensors").rename(held / "model.safetensors")
+    (source / "model.safetensors").symlink_to(weights)
+    with pytest.raises(TrainingError, match="holds the trained model"):
+        export(source, held, max_length=48, overwrite=True)
+    assert weights.exists()
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "sample-inputs/mine.npz", "nested/model.onnx", "model.safetensors"])
+def test_a_folder_with_other_files_is_replaced_only_when_asked(dense: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(dense / "deployment", out)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("years of work")
+    before = files_of(out)
+    with pytest.raises(TrainingError, match=rf"holds {name}, .*another folder to --out, or --overwrite"):
+        export(dense, out, max_length=48)
+    assert files_of(out) == before
+    export(dense, out, max_length=48, overwrite=True)
+    assert files_of(out).keys() == files_of(dense / "deployment").keys()
+
+
+def test_only_a_whole_deployment_counts_as_an_earlier_one(dense: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    shutil.copy(dense / "config.json", out)
+    with pytest.raises(TrainingError, match=r"no model\.onnx with its report\.json"):
+        export(dense, out, max_length=48)
+    assert (out / "config.json").exists()
+
+
+def test_an_empty_folder_and_an_earlier_deployment_with_its_plans_are_replaced(dense: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    export(dense, out, max_length=48, num_export_samples=1)
+    (out / ".sparrow").mkdir()
+    (out / ".sparrow" / "model.plan").write_bytes(b"stale")
+    export(dense, out, max_length=48)
+    assert files_of(out).keys() == files_of(dense / "deployment").keys()

@@ -30,9 +30,12 @@ def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a trained folder")],
     out: Annotated[Path | None, typer.Option(help="the deployment folder; DIR/deployment by default")] = None,
     task: Annotated[str, typer.Option()] = "question_answering",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="replace the deployment folder whatever it holds, except DIR itself")
+    ] = False,
 ) -> None:
     """Turn a trained folder into a deployment folder: ONNX, tokenizer, report; checked before it is there."""
     from zoo.export import export as run
 
-    path = run(folder, out, task=task)
+    path = run(folder, out, task=task, overwrite=overwrite)
     Output.emit({"path": str(path)}, str(path))

@@ -23,6 +23,10 @@ class Backend(Protocol):
     """
 
     @property
+    def ignores_padding(self) -> bool:
+        """Whether padding never changes the outputs of the tokens before it."""
+
+    @property
     def input_names(self) -> tuple[str, ...]:
         """The model's inputs, in its order."""
 
@@ -34,8 +38,13 @@ class Backend(Protocol):
     def fixed_shape(self) -> tuple[int | None, int | None]:
         """The batch and sequence that the file insists on; None where free."""
 
-    def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
-        """Return every output by name. Raises EngineError."""
+    def run(
+        self, inputs: Mapping[str, NDArray[np.int64]], lengths: NDArray[np.int64] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return every output by name; `lengths` [batch] counts each row's tokens, None when nothing is padded.
+
+        Raises EngineError.
+        """
 
     def close(self) -> None:
         """Free the model."""
@@ -55,6 +64,7 @@ def open_backend(model: Path, engine_type: str, num_cores: int | None, num_strea
 
 
 class _Sparrow:
+    ignores_padding = True
     fixed_shape = (None, None)
 
     def __init__(self, model: Path, num_cores: int | None, num_streams: int | None) -> None:
@@ -64,9 +74,9 @@ class _Sparrow:
         self.input_names = tuple(self._model.input_names)
         self.output_names = tuple(self._model.output_names)
 
-    def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
-        mask = inputs.get("attention_mask")
-        lengths = None if mask is None else np.maximum(mask.sum(axis=1), 1)
+    def run(
+        self, inputs: Mapping[str, NDArray[np.int64]], lengths: NDArray[np.int64] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
         return dict(self._model.run(dict(inputs), lengths=lengths))
 
     def close(self) -> None:
@@ -89,10 +99,13 @@ class _OnnxRuntime:
         described = self._session.get_inputs()
         self._dtypes = {value.name: _INTEGERS.get(value.type, np.int64) for value in described}
         self.input_names = tuple(self._dtypes)
+        self.ignores_padding = "attention_mask" in self._dtypes
         self.output_names = tuple(value.name for value in self._session.get_outputs())
         self.fixed_shape = _fixed(described[0].shape if described else [])
 
-    def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.float32]]:
+    def run(
+        self, inputs: Mapping[str, NDArray[np.int64]], _lengths: NDArray[np.int64] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
         feed = {name: array.astype(self._dtypes[name], copy=False) for name, array in inputs.items()}
         try:
             found = self._session.run(None, feed)

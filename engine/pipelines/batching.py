@@ -52,6 +52,8 @@ class BatchRunner:
         self._backend, self._padding_id = backend, padding_id
         self._fixed_batch, self._fixed_length = backend.fixed_shape
         self._batch_size = self._fixed_batch or batch_size
+        # A file of fixed length was made for padded rows, and gets the same ones in every batch.
+        self._mixes_lengths = backend.ignores_padding or self._fixed_length is not None
 
     def run(
         self, rows: Sequence[TokenRow], outputs: Sequence[str], stop: Callable[[], bool] | None = None
@@ -64,28 +66,38 @@ class BatchRunner:
         for batch in self._batches(rows):
             if stop is not None and stop():
                 raise StoppedError("stopped before all of it was computed")
-            found = self._backend.run(self._padded([rows[index] for index in batch]))
+            found = self._backend.run(*self._padded([rows[index] for index in batch]))
             for place, index in enumerate(batch):
                 results[index] = tuple(found[name][place] for name in outputs)
         return results
 
     def _batches(self, rows: Sequence[TokenRow]) -> Iterator[list[int]]:
-        """Group row numbers, longest first: neighbours in length share a batch, so little is padded."""
+        """Group row numbers, longest first: neighbours in length share a batch, so little is padded; nothing is
+        where padding would change results.
+        """
         lengths = [len(row.input_ids) for row in rows]
         order = sorted(range(len(rows)), key=lambda index: -lengths[index])
         start = 0
         while start < len(order):
-            size = self._batch_size or max(1, _TOKENS_A_RUN // max(1, lengths[order[start]]))
-            yield order[start : start + size]
-            start += size
+            longest = lengths[order[start]]
+            size = self._batch_size or max(1, _TOKENS_A_RUN // max(1, longest))
+            batch = order[start : start + size]
+            if not self._mixes_lengths:
+                batch = [index for index in batch if lengths[index] == longest]
+            yield batch
+            start += len(batch)
 
-    def _padded(self, rows: Sequence[TokenRow]) -> dict[str, NDArray[np.int64]]:
+    def _padded(self, rows: Sequence[TokenRow]) -> tuple[dict[str, NDArray[np.int64]], NDArray[np.int64]]:
+        """Return the model's inputs [batch, sequence], and each row's tokens [batch], at least 1 as engines want."""
         longest = max(len(row.input_ids) for row in rows)
         shape = (self._fixed_batch or len(rows), self._fixed_length or longest)
         if longest > shape[1]:
             raise PipelineError(f"{longest} tokens for a model of fixed length {shape[1]}")
         fills = {"input_ids": self._padding_id}
-        return {name: _pad(rows, _FIELDS[name], shape, fills.get(name, 0)) for name in self._backend.input_names}
+        lengths = np.ones(shape[0], np.int64)
+        lengths[: len(rows)] = [max(1, len(row.input_ids)) for row in rows]
+        names = self._backend.input_names
+        return {name: _pad(rows, _FIELDS[name], shape, fills.get(name, 0)) for name in names}, lengths
 
 
 def _pad(rows: Sequence[TokenRow], field: str, shape: tuple[int, int], fill: int) -> NDArray[np.int64]:

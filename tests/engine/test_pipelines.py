@@ -300,3 +300,12 @@ def test_embedding(tmp_path: Path, engine_type: str) -> None:
     assert len(together[0]) == HIDDEN
     assert sum(value * value for value in together[0]) == pytest.approx(1)
     assert together[0] == pytest.approx(alone[0], abs=1e-5)
+
+
+def test_without_a_mask_padding_changes_nothing(tmp_path: Path, engine_type: str) -> None:
+    folder = embedding_model(tmp_path, masked=False)
+    texts = ["it was lovely", "the cat sat on the mat in spring", "it was paris"]
+    with Pipeline.create("embedding", folder, engine_type=engine_type, batch_size=None) as pipeline:
+        together = pipeline(inputs=texts).embeddings
+        alone = [pipeline(inputs=text).embeddings[0] for text in texts]
+    assert together == [pytest.approx(vector, abs=1e-5) for vector in alone]

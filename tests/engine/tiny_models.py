@@ -76,8 +76,8 @@ def _embeddings(graph: _Graph, words: np.ndarray) -> str:
     return graph.norm(graph.add("Add", both, positions))
 
 
-def _attention(graph: _Graph, x: str, mixing: float) -> str:
-    """Mix into each token `mixing` squared of the mean of all tokens."""
+def _attention(graph: _Graph, x: str, mixing: float, *, masked: bool) -> str:
+    """Mix into each token `mixing` squared of the mean of all tokens; without a mask, of padding too."""
 
     def heads(perm: list[int], diagonal: float = 0.0) -> str:
         shape = graph.weight([0, 0, HEADS, HIDDEN // HEADS], np.int64)
@@ -86,10 +86,12 @@ def _attention(graph: _Graph, x: str, mixing: float) -> str:
 
     query, key, value = heads([0, 2, 1, 3]), heads([0, 2, 3, 1]), heads([0, 2, 1, 3], mixing)
     scores = graph.add("Div", graph.add("MatMul", query, key), graph.weight((HIDDEN / HEADS) ** 0.5))
-    mask = graph.add("Cast", "attention_mask", to=TensorProto.FLOAT)
-    mask = graph.add("Unsqueeze", mask, graph.weight([1, 2], np.int64))
-    mask = graph.add("Mul", graph.add("Sub", graph.weight(1.0), mask), graph.weight(float(np.finfo(np.float32).min)))
-    weights = graph.add("Softmax", graph.add("Add", scores, mask), axis=-1)
+    if masked:
+        mask = graph.add("Cast", "attention_mask", to=TensorProto.FLOAT)
+        mask = graph.add("Unsqueeze", mask, graph.weight([1, 2], np.int64))
+        lowest = graph.weight(float(np.finfo(np.float32).min))
+        scores = graph.add("Add", scores, graph.add("Mul", graph.add("Sub", graph.weight(1.0), mask), lowest))
+    weights = graph.add("Softmax", scores, axis=-1)
     mixed = graph.add("Transpose", graph.add("MatMul", weights, value), perm=[0, 2, 1, 3])
     joined = graph.add("Reshape", mixed, graph.weight([0, 0, HIDDEN], np.int64))
     return graph.norm(graph.add("Add", graph.linear(joined, HIDDEN, HIDDEN, mixing), x))
@@ -110,7 +112,8 @@ def _look_for(graph: _Graph, x: str, words: np.ndarray, ids: list[int]) -> str:
 
 
 def _save(folder: Path, graph: _Graph, outputs: dict[str, list[Any]], tokenizer: Tokenizer, **config: Any) -> Path:
-    inputs = ["input_ids", "attention_mask", "token_type_ids"]
+    used = {name for node in graph.nodes for name in node.input}
+    inputs = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in used]
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
@@ -131,10 +134,10 @@ def _save(folder: Path, graph: _Graph, outputs: dict[str, list[Any]], tokenizer:
     return folder
 
 
-def _encoder(tokenizer: Tokenizer, mixing: float = 0.1) -> tuple[_Graph, np.ndarray, str]:
+def _encoder(tokenizer: Tokenizer, mixing: float = 0.1, *, masked: bool = True) -> tuple[_Graph, np.ndarray, str]:
     graph = _Graph()
     words = graph.random.normal(0, 1, (tokenizer.get_vocab_size(), HIDDEN)).astype(np.float32)
-    return graph, words, _feed_forward(graph, _attention(graph, _embeddings(graph, words), mixing))
+    return graph, words, _feed_forward(graph, _attention(graph, _embeddings(graph, words), mixing, masked=masked))
 
 
 def question_answering_model(folder: Path) -> Path:
@@ -151,10 +154,10 @@ def question_answering_model(folder: Path) -> Path:
     return _save(folder, graph, {"start_logits": shape, "end_logits": shape}, tokenizer)
 
 
-def embedding_model(folder: Path) -> Path:
-    """Write an encoder with last_hidden_state as its output."""
+def embedding_model(folder: Path, *, masked: bool = True) -> Path:
+    """Write an encoder with last_hidden_state as its output, with or without the input attention_mask."""
     tokenizer = tiny_tokenizer()
-    graph, _, x = _encoder(tokenizer)
+    graph, _, x = _encoder(tokenizer, mixing=1.0, masked=masked)
     graph.add("Identity", x, out="last_hidden_state")
     return _save(folder, graph, {"last_hidden_state": ["batch", "sequence", HIDDEN]}, tokenizer)
 

@@ -121,17 +121,18 @@ class Pruner:
         return self.modifier.started(epoch) and (self.modifier.leave_enabled or not self.modifier.ended(epoch))
 
     @torch.no_grad()
-    def apply(self, epoch: float) -> None:
+    def apply(self) -> None:
         """Zero what the masks drop."""
-        if not self.holds(epoch):
-            return
         parameters = self.parameters
         for name, mask in self.masks.items():
             parameters[name].mul_(mask)
 
 
 def pruners_of(model: nn.Module, modifiers: Iterable[object]) -> list[Pruner]:
-    """Return the recipe's pruners on the model's weights. Raises RecipeError where a pattern matches nothing."""
+    """Return the recipe's pruners on the model's weights; those that keep zeros come after those that make them.
+
+    Raises RecipeError where a pattern matches nothing.
+    """
     named = dict(model.named_parameters())
     layers = {f"{name}.weight": module for name, module in model.named_modules()}
     prunable = [
@@ -152,7 +153,7 @@ def pruners_of(model: nn.Module, modifiers: Iterable[object]) -> list[Pruner]:
         _check_disjoint(modifier, groups)
         chosen = {name: layers[name] for _, group in groups for name in group if name in layers}
         pruners.append(Pruner(modifier, groups, chosen))
-    return pruners
+    return sorted(pruners, key=lambda pruner: isinstance(pruner.modifier, ConstantPruningModifier))
 
 
 def _check_disjoint(modifier: object, groups: list[tuple[float, dict[str, nn.Parameter]]]) -> None:

@@ -101,7 +101,7 @@ class RecipeSession:
     def _act(self, epoch: float) -> None:
         for pruner in self.pruners:
             if pruner.update(epoch, self.model, self.samples):
-                pruner.apply(epoch)
+                pruner.apply()
         for index, modifier in enumerate(self.quantizations):
             if modifier.started(epoch) and index not in self._quantized:
                 quantize(self.model, scheme_of(modifier))
@@ -165,9 +165,10 @@ class RecipeSession:
 
     def after_step(self) -> None:
         """Count the step, and zero again what the optimizer moved away from zero."""
-        self.step += 1
         for pruner in self.pruners:
-            pruner.apply(self.epoch)
+            if pruner.holds(self.epoch):
+                pruner.apply()
+        self.step += 1
 
     def finish(self) -> None:
         """Apply what is due at the very end, such as the last mask of a pruner that ends with the run."""

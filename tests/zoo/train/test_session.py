@@ -164,6 +164,27 @@ modifiers:
     assert zeros == (8 * 16 + 16 * 4) // 2
 
 
+HANDED_OVER = """
+modifiers:
+  - !ConstantPruningModifier {start_epoch: 2.0, params: __ALL_PRUNABLE__}
+  - !GMPruningModifier
+      {init_sparsity: 0.1, final_sparsity: 0.8, start_epoch: 0.0, end_epoch: 2.0, update_frequency: 0.5,
+       params: __ALL_PRUNABLE__, leave_enabled: 0}
+"""
+
+
+@pytest.mark.parametrize("last", [2 * STEPS, 2 * STEPS + 1, 4 * STEPS])
+def test_a_pruner_that_lets_go_at_its_end_hands_its_last_mask_to_one_that_keeps_zeros(last: int) -> None:
+    model = plain_model()
+    session = RecipeSession(model, Recipe.load(HANDED_OVER), STEPS)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    train(model, session, optimizer, 0, 2 * STEPS)
+    assert sparsity_of(model[0].weight) > 0.6, "the step that ends at end_epoch was taken before it"
+    train(model, session, optimizer, 2 * STEPS, last)
+    session.finish()
+    assert [round(sparsity_of(model[i].weight), 2) for i in (0, 2)] == [0.8, 0.8]
+
+
 def test_patterns_that_match_nothing_are_refused() -> None:
     with pytest.raises(RecipeError, match="matches no parameter"):
         RecipeSession(plain_model(), Recipe.load(FULL.replace("re:[02]", "re:encoder")), STEPS)

@@ -4,12 +4,13 @@
     manifests/<64 hex>.json                    canonical JSON of a version's manifest
     refs/<endpoint>/<name>/<pin>.json          what a registry answered last for a name and pin
     models/<name>/<64 hex>/...                 a version's files: read-only files of its own, never links
-    models/<name>/<64 hex>.json                index, written last: size and time of each file that was put there
+    models/<name>/<64 hex>.json                index, written last: a line for each file put there, its size and time
     models/<name>/<64 hex>.<nonce>.removed/    a version on its way out
     partial/  quarantine/                      downloads and copies under way; bytes that were wrong
 
 Every file comes into its place whole, by one rename, so that a killed process leaves nothing that a later one trusts.
-A file that the index doesn't note, or notes otherwise, is hashed before it is used. There is no store of blobs beside
+A file that the index doesn't note, or notes otherwise, is hashed before it is used. Lines are only ever added to it,
+so that processes that put files into one version keep each other's. There is no store of blobs beside
 the folders: a file is written once, and what two versions share is copied from one to the other.
 Policy: a root that everybody may write to is refused, one that belongs to another user is used with a warning.
 """
@@ -58,7 +59,7 @@ class Ref:
     @classmethod
     def read(cls, path: Path) -> Self | None:
         """A ref's file, or None if it is absent or damaged."""
-        document = _read_json(path)
+        document = _object(_bytes_of(path))
         try:
             return cls(**{**document, "tags": tuple(document["tags"])})
         except (KeyError, TypeError):
@@ -187,6 +188,11 @@ class Cache:
         index = read_index(folder)
         return [entry for entry in entries if not _is_intact(folder / entry.path, entry, index.get(entry.path))]
 
+    def not_there(self, manifest: Manifest, entries: Iterable[FileEntry]) -> list[FileEntry]:
+        """Those files that aren't in the model folder with their size, whatever the index notes."""
+        folder = self.model_folder(manifest)
+        return [entry for entry in entries if size_of(folder / entry.path) != entry.size_bytes]
+
     def is_in_place(self, manifest: Manifest, entry: FileEntry) -> bool:
         """Whether the file is in the model folder as the index notes it; otherwise, whether its bytes are right.
 
@@ -294,8 +300,9 @@ class Cache:
         folder = self.model_folder(manifest)
         with self.guarded("read", folder / entry.path):
             time_ns = (folder / entry.path).stat().st_mtime_ns
-        index = {**read_index(folder), entry.path: [entry.size_bytes, time_ns]}
-        self._write(index_path(folder), json.dumps(index, sort_keys=True).encode())
+        note = json.dumps({entry.path: [entry.size_bytes, time_ns]})
+        with self.guarded("write", index_path(folder)), index_path(folder).open("ab", buffering=0) as index:
+            index.write(f"\n{note}".encode())  # in one call; a line that was cut off before ends here
 
     def _manifest_path(self, digest: str) -> Path:
         return self.root / "manifests" / f"{digest.removeprefix('sha256:')}.json"
@@ -336,8 +343,11 @@ def index_path(folder: Path) -> Path:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """Size and time, by path, of each file that was put into a model folder."""
-    return _read_json(index_path(folder))
+    """Size and time, by path, of each file that was put into a model folder; the last line about a file counts."""
+    index: dict[str, Any] = {}
+    for line in _bytes_of(index_path(folder)).splitlines():
+        index |= _object(line)
+    return index
 
 
 def _bytes_in(folder: Path) -> int:
@@ -377,9 +387,10 @@ def _is_intact(path: Path, entry: FileEntry, noted: object) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size == entry.size_bytes and noted == found
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _object(data: bytes) -> dict[str, Any]:
+    """The JSON object that the bytes are, or an empty one."""
     try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        document = json.loads(data)
+    except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}

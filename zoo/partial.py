@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Self
 
 from zoo.cache import Cache
-from zoo.disk import clone_or_copy
+from zoo.disk import clone_or_copy, size_of
 from zoo.errors import CacheError
 
 SILENT_S = 60.0
@@ -150,6 +150,12 @@ def claimed_digests(cache: Cache) -> set[str]:
     """The digests that are being fetched: those whose owner isn't certainly dead."""
     claims = [(claim, _Owner.read(claim)) for claim in cache.partial_folder().glob("*.owner")]
     return {f"sha256:{claim.stem}" for claim, owner in claims if owner is None or owner.state(claim) is not _State.DEAD}
+
+
+def partial_bytes(cache: Cache, digest: str) -> int:
+    """How many of a digest's bytes a partial download already holds."""
+    parts = cache.partial_folder().glob(f"{digest.removeprefix('sha256:')}*.part")
+    return max((size_of(part) or 0 for part in parts), default=0)
 
 
 def _silence_s(claim: Path) -> float:

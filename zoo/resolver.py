@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 from zoo.cache import Cache
 from zoo.errors import CacheError, NotFoundError, UnavailableError
 from zoo.manifest import FileEntry, Manifest, Role
+from zoo.partial import partial_bytes
 from zoo.progress import Meter, Progress, ZooWarning
 from zoo.settings import Settings
 from zoo.stub import Stub
@@ -130,14 +131,16 @@ class Resolver:
     def fetch(self, manifest: Manifest, entries: Sequence[FileEntry], stub: Stub) -> Path:
         """Puts the files into the model folder, downloading what the cache lacks; returns the folder.
 
-        It looks again when it has done so, since another process may have removed the version meanwhile.
+        It looks again when it has done so, since another process may have removed the version meanwhile. Each file has
+        been proven by then, so that their presence is enough.
         """
         for _ in range(_ROUNDS):
             self.cache.touch(manifest)
-            wanted = self.cache.not_in_place(manifest, entries)
-            if not wanted:
+            unproven = self.cache.not_in_place(manifest, entries)
+            if unproven:
+                self.restore(manifest, unproven, stub)
+            if not self.cache.not_there(manifest, entries):
                 return self.cache.model_folder(manifest)
-            self.restore(manifest, wanted, stub)
         raise CacheError(f"files of {stub} vanish from the cache {self.cache.root} as they come; who removes them?")
 
     def restore(self, manifest: Manifest, entries: Sequence[FileEntry], stub: Stub) -> None:
@@ -146,7 +149,7 @@ class Resolver:
         lacking = [entry for entry in entries if entry.sha256 not in copies]
         if lacking and self._settings.offline:
             raise _not_cached(stub, lacking)
-        self._check_space(entries)
+        self._check_space(manifest, entries)
         from zoo.download import fetch_file
 
         meter = Meter("download", sum(entry.size_bytes for entry in entries), self._progress)
@@ -169,8 +172,11 @@ class Resolver:
     def _blobs(self, entry: FileEntry, stub: Stub) -> Blobs:
         return self.client(f"download {entry.path} of {stub}").blobs
 
-    def _check_space(self, wanted: Sequence[FileEntry]) -> None:
-        needed, free = sum(entry.size_bytes for entry in wanted), self.cache.free_bytes()
+    def _check_space(self, manifest: Manifest, wanted: Sequence[FileEntry]) -> None:
+        """Raises `CacheError` where there is no space even if all that lies there already turns out right."""
+        lacking = self.cache.not_there(manifest, wanted)
+        needed = sum(max(0, entry.size_bytes - partial_bytes(self.cache, entry.sha256)) for entry in lacking)
+        free = self.cache.free_bytes()
         if needed > free:
             raise CacheError(
                 f"{needed:,} bytes are to be written, {free:,} are free in {self.cache.root}; "

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
@@ -133,6 +134,38 @@ def test_a_damaged_index_costs_a_look_at_the_files_and_no_download(cache: Cache,
     assert cache.not_in_place(MANIFEST, MANIFEST.files) == list(MANIFEST.files)
     for entry in MANIFEST.files:
         fetch(cache, entry)
+    assert cache.not_in_place(MANIFEST, MANIFEST.files) == []
+
+
+def test_who_puts_files_into_one_version_at_the_same_time_keeps_all_notes(cache: Cache) -> None:
+    file = {"sha256": DIGEST, "size_bytes": len(DATA), "role": "training"}
+    files = [{"path": f"training/{number:03}", **file} for number in range(96)]
+    manifest = Manifest.parse({"name": "zoo:many", "files": files})
+
+    def put(entry: FileEntry) -> None:
+        fresh = cache.partial_folder() / entry.path.replace("/", "-")
+        fresh.write_bytes(DATA)
+        cache.place(fresh, manifest, entry)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, manifest.files))
+    assert cache.not_in_place(manifest, manifest.files) == []
+
+
+def test_an_index_of_an_earlier_release_is_read_and_added_to(cache: Cache) -> None:
+    folder = place(cache, TRAINING)
+    time_ns = (folder / TRAINING.path).stat().st_mtime_ns
+    index_path(folder).write_text(json.dumps({TRAINING.path: [len(DATA), time_ns]}))
+    assert cache.not_in_place(MANIFEST, MANIFEST.files) == [DEPLOYMENT]
+    place(cache, DEPLOYMENT)
+    assert cache.not_in_place(MANIFEST, MANIFEST.files) == []
+
+
+def test_a_note_that_was_cut_off_spoils_no_other(cache: Cache) -> None:
+    folder = place(cache, TRAINING)
+    with index_path(folder).open("a") as index:
+        index.write('\n{"deployment/mo')
+    place(cache, DEPLOYMENT)
     assert cache.not_in_place(MANIFEST, MANIFEST.files) == []
 
 

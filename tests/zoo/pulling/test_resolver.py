@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import zoo
 from tests.zoo import fault_server as faulty
 from tests.zoo.fault_server import FaultServer
 from tests.zoo.pulling.models import LONG, SHORT, build, content, pull_two_versions
+from zoo.cache import Cache, index_path
 from zoo.errors import IntegrityError, NotFoundError, StubError, UnavailableError
 from zoo.manifest import Role
 from zoo.progress import ProgressEvent, ZooWarning
@@ -140,6 +142,39 @@ def test_row_26_offline_with_everything_cached(settings: Settings, offline: Sett
     with pytest.warns(ZooWarning, match="known from before"):
         assert {stub: zoo.pull(stub, settings=offline) for stub in online} == online
     assert proxy.requests == []
+
+
+def test_files_that_are_there_are_enough_where_no_note_lasts(
+    settings: Settings, published: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cache, "_note", lambda *_: None)
+    assert content(zoo.pull(LONG, settings=settings)) == content(published)
+
+
+@pytest.mark.usefixtures("published")
+def test_files_that_vanish_as_they_come_are_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cache, "place", lambda *_: None)
+    with pytest.raises(zoo.CacheError, match="vanish from the cache"):
+        zoo.pull(LONG, settings=settings)
+
+
+@pytest.mark.usefixtures("published")
+def test_row_23_space_is_wanted_for_no_byte_that_is_there(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = zoo.pull(LONG, settings=settings)
+    index_path(folder).unlink()
+    monkeypatch.setattr(Cache, "free_bytes", lambda _: 0)
+    assert zoo.pull(LONG, settings=settings) == folder
+    weights = folder / "training/model.safetensors"
+    data = weights.read_bytes()
+    weights.unlink()
+    digest = hashlib.sha256(data).hexdigest()
+    (settings.cache / "partial" / f"{digest}.part").write_bytes(data[:4000])
+    monkeypatch.setattr(Cache, "free_bytes", lambda _: 999)
+    with pytest.raises(zoo.CacheError, match=r"1,000 bytes are to be written, 999 are free.*zoo cache prune"):
+        zoo.pull(LONG, settings=settings)
+    monkeypatch.setattr(Cache, "free_bytes", lambda _: 1000)
+    zoo.pull(LONG, settings=settings)
+    assert weights.read_bytes() == data
 
 
 @pytest.mark.usefixtures("published")

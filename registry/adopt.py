@@ -89,6 +89,7 @@ def adopt(session: Session, record: VersionRecord, report: str | None, *, tags: 
     Raises `VersionExistsError`, `AliasTakenError`, or `MissingBlobsError`.
     """
     manifest = record.read_manifest()
+    queries.lock_holder(session, manifest.full_name)
     version = _known(session, record, manifest)
     if version is not None and version.deleted_at is not None:
         return Adopted.DELETED

@@ -9,7 +9,7 @@ from registry.audit import note
 from registry.caller import ANYONE, Caller
 from registry.db import Database
 from registry.schemas import BenchmarkIn, BenchmarkView, BestIn, BestList, BestView
-from registry.service import check_may_write, find_version
+from registry.service import find_to_change, find_version
 from registry.tables import Benchmark, Version
 from zoo.benchmark import BenchmarkRecord
 from zoo.stub import PREFIX
@@ -26,12 +26,10 @@ class Benchmarks:
         record = sent.record
 
         def work(session: Session) -> tuple[BenchmarkView, bool]:
-            version = find_version(session, sent.stub, caller)
-            check_may_write(caller, version.model.full_name)
+            version = find_to_change(session, sent.stub, caller)
             known = benchmark_queries.benchmark_of(session, version.id, record.digest())
             if known is not None:
                 return _view(version, known), False
-            queries.lock_model(session, version.model)
             row = _row(version, record, caller)
             session.add(row)
             listings.refresh(session, version.model_id)

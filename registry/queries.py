@@ -24,8 +24,19 @@ def holder_of(session: Session, name: str) -> Model | None:
 
 
 def lock_model(session: Session, model: Model) -> None:
-    """Lets no other publisher of the model in until the transaction ends (SQLite has one writer anyway)."""
-    session.execute(select(Model.id).where(Model.id == model.id).with_for_update())
+    """Lets no other writer of the model in until the transaction ends (SQLite has one writer anyway).
+
+    The model's row is read anew; what else of it a change depends on is to be read after this.
+    """
+    session.refresh(model, with_for_update=True)
+
+
+def lock_holder(session: Session, name: str) -> Model | None:
+    """The model that a full name or alias belongs to, locked."""
+    model = holder_of(session, name)
+    if model is not None:
+        lock_model(session, model)
+    return model
 
 
 def add_model(session: Session, full_name: str, now: datetime, *, private: bool) -> Model:

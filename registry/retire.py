@@ -12,7 +12,7 @@ from registry.caller import Caller
 from registry.errors import InvalidRequestError, VersionInUseError
 from registry.lineage import users_of
 from registry.schemas import VersionSummary
-from registry.service import Registry, check_may_write, find_version, parse_stub, version_summary
+from registry.service import Registry, find_to_change, parse_stub, version_summary
 from registry.tables import Version
 from zoo.stub import PREFIX
 
@@ -27,8 +27,7 @@ def yank(registry: Registry, stub_text: str, reason: str | None, caller: Caller)
     _check_pinned(stub_text)
 
     def work(session: Session) -> VersionSummary:
-        version = _find(session, stub_text, caller)
-        queries.lock_model(session, version.model)
+        version = find_to_change(session, stub_text, caller)
         version.yanked_at, version.yank_reason = (None, None) if reason is None else (_now(), reason)
         session.flush()
         version_queries.refresh_latest(session, version.model_id, _now())
@@ -47,8 +46,7 @@ def delete(registry: Registry, stub_text: str, reason: str, caller: Caller, *, f
     _check_pinned(stub_text)
 
     def work(session: Session) -> None:
-        version = _find(session, stub_text, caller)
-        queries.lock_model(session, version.model)
+        version = find_to_change(session, stub_text, caller)
         _check_unused(session, version, caller, force=force)
         version_queries.empty_version(session, version, _now())
         version.deleted_at, version.delete_reason, version.check_report = _now(), reason, None
@@ -72,12 +70,6 @@ def _check_unused(session: Session, version: Version, caller: Caller, *, force: 
         who = ", ".join(users[:MAX_NAMED]) + more or "models that are private"
         users = users[:20]
         raise VersionInUseError(f"{who} were made from {where}; yank it instead, or delete it by force", users=users)
-
-
-def _find(session: Session, stub_text: str, caller: Caller) -> Version:
-    version = find_version(session, stub_text, caller)
-    check_may_write(caller, version.model.full_name)
-    return version
 
 
 def _target(version: Version) -> str:

@@ -74,6 +74,7 @@ class Registry:
         report = self._checked(manifest, wanted.samples, caller)
 
         def work(session: Session) -> tuple[VersionView, bool]:
+            queries.lock_holder(session, manifest.full_name)
             version = queries.version_by_digest(session, manifest.digest())
             is_new = version is None
             if version is None:
@@ -111,7 +112,7 @@ class Registry:
     def resolve(self, stub_text: str, role: Role | None = None, caller: Caller = ANYONE) -> VersionView:
         """The version that a stub names; raises `InvalidStubError`, `UnknownModelError` or `UnknownVersionError`."""
         with self.database.read() as session:
-            return _view(session, _find_version(session, parse_stub(stub_text), caller), role)
+            return _view(session, find_version(session, stub_text, caller), role)
 
     def versions(self, stub_text: str, caller: Caller = ANYONE) -> list[VersionSummary]:
         """A model's versions, newest first."""
@@ -129,12 +130,10 @@ class Registry:
 
     def move_tag(self, stub_text: str, tag: str, expected: str | None = None, caller: Caller = ANYONE) -> VersionView:
         """Points a tag to the version that a stub names; `expected` is the digest the tag must point to before."""
-        stub, tag = parse_stub(stub_text), parse_tag(tag)
+        tag = parse_tag(tag)
 
         def work(session: Session) -> VersionView:
-            version = _find_version(session, stub, caller)
-            check_may_write(caller, version.model.full_name)
-            queries.lock_model(session, version.model)
+            version = find_to_change(session, stub_text, caller)
             current = queries.version_by_tag(session, version.model_id, tag)
             if expected is not None and (current.digest if current else None) != expected:
                 where = f"v{current.number} ({current.digest})" if current else "nothing"
@@ -245,11 +244,23 @@ def find_version(session: Session, stub_text: str, caller: Caller) -> Version:
 
     Raises `InvalidStubError`, `UnknownModelError`, `UnknownVersionError` or `DeletedVersionError`.
     """
-    return _find_version(session, parse_stub(stub_text), caller)
+    stub = parse_stub(stub_text)
+    return _version_of(session, _find_model(session, stub, caller), stub)
 
 
-def _find_version(session: Session, stub: Stub, caller: Caller) -> Version:
+def find_to_change(session: Session, stub_text: str, caller: Caller) -> Version:
+    """The version that a stub names, of a model that the caller may write to and that is locked now.
+
+    Raises what `find_version` raises, or `ForbiddenError`.
+    """
+    stub = parse_stub(stub_text)
     model = _find_model(session, stub, caller)
+    check_may_write(caller, model.full_name)
+    queries.lock_model(session, model)
+    return _version_of(session, model, stub)
+
+
+def _version_of(session: Session, model: Model, stub: Stub) -> Version:
     pin = stub.pin or LATEST
     if stub.is_digest:
         version = queries.version_by_digest(session, pin)
@@ -305,13 +316,12 @@ def check_alias(caller: Caller, name: str, alias: str | None) -> None:
 
 def _claim(session: Session, manifest: Manifest, alias: str | None, caller: Caller) -> Model:
     """The manifest's model with its alias, made if they are new; raises `AliasTakenError`."""
-    model = queries.holder_of(session, manifest.full_name)
+    model = queries.lock_holder(session, manifest.full_name)
     if model is None:
         private = scopes.is_private(session, manifest.full_name)
         model = queries.add_model(session, manifest.full_name, _now(), private=private)
     elif model.full_name != manifest.full_name:
         raise _taken(manifest.name, model, caller)
-    queries.lock_model(session, model)
     if alias:
         short_name = alias.removeprefix(PREFIX)
         holder = queries.holder_of(session, short_name)

@@ -72,7 +72,10 @@ def scatter(members: Sequence[Member]) -> Scatter | None:
 def _axis(values: Sequence[float], first: float, last: float, unit: str) -> tuple[Callable[[float], float], list[Tick]]:
     """A linear scale that holds the values, and about five round ticks on it."""
     low, high = min(values), max(values)
-    step = _round_step((high - low) / 4 or abs(high) / 4 or 1)
+    span = high - low
+    if span < abs(high) * 1e-5:  # the six digits of a label couldn't tell them apart
+        span = abs(high)
+    step = _round_step(span / 4 or 1)
     low, high = math.floor(low / step) * step, math.ceil(high / step) * step
     high = high if high > low else low + step
 

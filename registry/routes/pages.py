@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -244,9 +243,9 @@ def _text(registry: Registry, recipe: RecipeFile | None) -> str:
 
 
 def _stub(view: VersionView, pin: str, recipe: RecipeFile | None = None) -> str:
-    """What a shell takes for the version, or for one of its recipes."""
+    """What names the version, or one of its recipes."""
     stub = (view.alias or view.name) + pin
-    return shlex.quote(f"{stub}?recipe={recipe.name}") if recipe and recipe.name else stub
+    return f"{stub}?recipe={recipe.name}" if recipe and recipe.name else stub
 
 
 def _card(registry: Registry, view: VersionView) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import cache
@@ -145,6 +146,7 @@ def _environment() -> Environment:
         label=show_label,
         breakable=break_after_marks,
         day=show_day,
+        shell=shlex.quote,
     )
     environment.globals.update(model_url=model_url, recipe_url=recipe_url, stub_url=stub_url, static=_static_url)
     return environment

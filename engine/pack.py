@@ -13,11 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import pairing
-from engine.program import LinearF32, LinearU8
+from engine.program import MAX_PRODUCTS, LinearF32, LinearU8
 
 ROW_BLOCK = 8
-MAX_PRODUCTS = 66_311
-"""Largest K for which K * 255 * 127 still fits an int32 sum."""
 CHUNK_F32 = 128
 """Input channels that the sparse float32 kernel walks at a time: 4 tiles of them are 32 KiB, an L1 cache."""
 CHUNK = 512

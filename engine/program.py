@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 BufferId = int
 Activation = Literal["none", "gelu", "relu", "tanh"]
 Layout = Literal["sparse", "dense", "code"]
+MAX_PRODUCTS = 66_311
+"""Largest K for which K * 255 * 127 still fits an int32 sum."""
 
 
 @dataclass(frozen=True)

@@ -164,3 +164,10 @@ def rows(graph: Graph, value: str) -> str | None:
     if counts == [p.batch * p.sequence for p in probes] and len(graph.shapes[0][value]) > 1:
         return "tokens"
     return "batch" if counts == [p.batch for p in probes] and len(graph.shapes[0][value]) == 2 else None
+
+
+def has_same_rows(graph: Graph, *values: str) -> bool:
+    """True where all `values` are matrices of as many rows and channels, even if rows are counted otherwise."""
+    return rows(graph, values[0]) is not None and all(
+        (rows(graph, v), channels(graph, v)) == (rows(graph, values[0]), channels(graph, values[0])) for v in values
+    )

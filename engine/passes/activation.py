@@ -6,6 +6,7 @@ import math
 
 from engine.graph import Graph, Node
 from engine.passes.match import factor, with_scalar
+from engine.shapes import has_same_rows
 
 _TOLERANCE = 1e-4
 
@@ -71,15 +72,9 @@ def absorb_residuals(graph: Graph) -> None:
         total = graph.made_by(node.inputs[0], "Add")
         if total is None or "residual" in node.attributes or not _only_reader(graph, node):
             continue
-        if _is_elementwise(graph, total):
+        if has_same_rows(graph, total.key, *total.inputs) and not any(n in graph.constants for n in total.inputs):
             names = [total.inputs[0], *node.inputs[1:], total.inputs[1]]
             graph.redefine(node, "LayerNorm", names, epsilon=node.number("epsilon"), residual=1)
-
-
-def _is_elementwise(graph: Graph, node: Node) -> bool:
-    if any(name in graph.constants for name in node.inputs):
-        return False
-    return all(len({shapes[n] for n in (*node.inputs, node.key)}) == 1 for shapes in graph.shapes)
 
 
 def _only_reader(graph: Graph, node: Node) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.graph import FUSED, Array, Attribute, Graph, Node
 from engine.passes.chains import LAYOUT, Chain, numbered, run
-from engine.passes.masks import Mask, find_mask
+from engine.passes.masks import LOWEST, Mask, find_mask
 from engine.passes.match import append, become, factor
 from engine.shapes import channels, is_tokens
 
@@ -107,7 +107,9 @@ def _scores(graph: Graph, value: str) -> _Scores:
             value, scale = scaled[0], scale * scaled[1]
         elif node.op_type in ("Add", "Where") and mask.input is None:
             value, found = _masked(graph, node)
-            mask = Mask(found.input, found.value * scale)
+            if found.input is not None and scale <= 0:
+                raise _Mismatch(f"masked scores can't be scaled by {scale}")
+            mask = Mask(found.input, max(found.value * scale, LOWEST))
         else:
             break
     raise _Mismatch("the softmax's input is no scaled and masked product of queries and keys")
@@ -224,6 +226,8 @@ def _redefine(
     if probabilities is not None:
         if any(part.quantization is None for part in parts):
             raise _Mismatch("quantized probabilities need quantized queries, keys and values")
+        if size // heads % 4:
+            raise _Mismatch(f"quantized heads need a multiple of 4 channels, these have {size // heads}")
         attributes["probability_scale"], attributes["probability_zero"] = probabilities
     inputs = [_input(graph, part) for part in parts] + ([mask.input] if mask.input else [])
     result = _add_attention(graph, node, inputs, attributes)

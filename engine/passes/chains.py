@@ -15,7 +15,7 @@ from engine.errors import ModelError
 from engine.graph import Array, Graph, Node
 from engine.ops import evaluate_node
 from engine.probe import evaluate, feeds, influences
-from engine.shapes import channels, is_tokens, probes_of, rows
+from engine.shapes import channels, has_same_rows, is_tokens, probes_of, rows
 
 LAYOUT = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
 _PICKS = (*LAYOUT, "Gather", "Slice", "Split")
@@ -94,23 +94,25 @@ def _recognise(graph: Graph, node: Node, end: str) -> None:
     for probe in range(len(graph.shapes)):
         before = numbered(graph, chain.source, probe)
         after = run(graph, chain, before, probe)
-        if after is None:
+        if after is None or after.shape != graph.shapes[probe][end]:
             return
         pairs.append((before, after))
     if _is_same_matrix(graph, chain.source, end, pairs):
-        for shapes in graph.shapes:
-            shapes[chain.source] = shapes[end]
+        if is_tokens(graph, end):
+            for shapes in graph.shapes:
+                shapes[chain.source] = shapes[end]
         graph.substitute(end, chain.source)
     elif len(node.outputs) == 1:
         _pick(graph, node, chain.source, pairs)
 
 
 def _is_same_matrix(graph: Graph, source: str, end: str, pairs: list[tuple[Array, Array]]) -> bool:
-    """True where `end` has the numbers of `source` in the same rows, even if rows are counted otherwise."""
+    """True where `end` has the numbers of `source` in the same rows, even if rows are counted otherwise.
+
+    Where they are, tokens end up counted as [batch, sequence], so the caller must not see the other value.
+    """
     if graph.shapes[0][source] != graph.shapes[0][end] and (
-        graph.is_output(source)
-        or rows(graph, source) != rows(graph, end)
-        or channels(graph, source) != channels(graph, end)
+        graph.is_output(source if is_tokens(graph, end) else end) or not has_same_rows(graph, source, end)
     ):
         return False
     return all(np.array_equal(before.reshape(-1), after.reshape(-1)) for before, after in pairs)

@@ -27,8 +27,8 @@ def _from_operator(graph: Graph, node: Node) -> None:
         return
     gamma = vector(graph, node.inputs[1], size)
     beta_name = node.inputs[2] if len(node.inputs) > 2 else ""
-    if gamma is None or (beta_name and graph.constant(beta_name) is None):
-        graph.notes[node.key] = "scale and bias must be constants"
+    if gamma is None or (beta_name and vector(graph, beta_name, size) is None):
+        graph.notes[node.key] = f"scale and bias must be constants of {size} numbers"
         return
     if not _is_epsilon(node.number("epsilon", 1e-5)):
         raise ModelError(f"{node.label}: epsilon must be a finite number of at least 0")

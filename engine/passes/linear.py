@@ -7,6 +7,7 @@ import numpy as np
 from engine.graph import Array, Graph, Node
 from engine.passes.match import split_operands, vector
 from engine.passes.quantized import QuantizedMatrix, float_constant, is_quantized_constant, quantized_matrix
+from engine.program import MAX_PRODUCTS
 from engine.shapes import channels
 
 
@@ -14,7 +15,8 @@ def fuse_linears(graph: Graph) -> None:
     """Linear(x, W[N, K], bias[N]){activation}, or LinearInteger(x, W[N, K] int8, scale[N], bias[N]).
 
     The integer form needs x to be a FakeQuantize and W int8 with a scale for the tensor or each output channel;
-    its `scale` is the weight's alone. Other quantized weights are dequantized.
+    its `scale` is the weight's alone. Other quantized weights are dequantized, as are those with more than
+    `MAX_PRODUCTS` columns.
     """
     for node in graph.each("MatMul"):
         if node.domain == "":
@@ -41,7 +43,7 @@ def _fuse_gemm(graph: Graph, node: Node, transposed: bool) -> None:
 def _fuse(graph: Graph, node: Node, transposed: bool, alpha: float, bias: Array | None = None) -> None:
     x, right = node.inputs[:2]
     integer = quantized_matrix(graph, right, transposed)
-    if integer is not None and graph.made_by(x, "FakeQuantize"):
+    if integer is not None and graph.made_by(x, "FakeQuantize") and integer.values.shape[1] <= MAX_PRODUCTS:
         _redefine_integer(graph, node, integer, alpha, bias)
         return
     weight = _float_matrix(graph, right)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -11,8 +12,9 @@ from engine.graph import Array, Graph, Shape
 from engine.probe import evaluate, feeds, influences
 from engine.shapes import Probe, fix, probes_of
 
-_FURTHER_PROBES = (Probe(2, 8), Probe(1, 130))
-_LOWEST = float(np.finfo(np.float32).min)
+LOWEST = float(np.finfo(np.float32).min)
+_LONGEST = 1024
+"""Windows of attention are narrower than this in the models that have them; a mask of queries x keys is squared."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def find_mask(
     if name is not None and not _is_token_mask(graph, name):
         return None
     found: set[float] = set()
-    for probe in (*probes_of(graph), *_FURTHER_PROBES):
+    for probe in (*probes_of(graph), Probe(2, 8), Probe(1, _longest(graph))):
         size = fix(graph, probe)
         for mask in _masks(size):
             try:
@@ -52,11 +54,23 @@ def find_mask(
     found.discard(0.0)
     if not found:
         return Mask(None, 0.0)
-    return Mask(name, max(found.pop(), _LOWEST)) if len(found) == 1 and name is not None else None
+    return Mask(name, max(found.pop(), LOWEST)) if len(found) == 1 and name is not None else None
 
 
 def _is_token_mask(graph: Graph, name: str) -> bool:
     return any(i.name == name and i.dtype.kind == "i" and len(i.shape) == 2 for i in graph.inputs)
+
+
+def _longest(graph: Graph) -> int:
+    """The tokens that the position tables allow, up to `_LONGEST`: a mask may hide what is further away than some."""
+    sizes = [_LONGEST]
+    for node in graph.each("Embed"):
+        sources = cast("tuple[str, ...]", node.attributes["sources"])
+        offsets = cast("tuple[int, ...]", node.attributes["offsets"])
+        for name, source, offset in zip(node.inputs, sources, offsets, strict=True):
+            if source == "position":
+                sizes.append(len(graph.constants[name]) - offset)
+    return min(sizes)
 
 
 def _masks(probe: Probe) -> list[Array]:

@@ -75,8 +75,9 @@ def _chain_to_quantize(graph: Graph, node: Node) -> tuple[Node, list[Node]] | No
 def activation_parameters(graph: Graph, node: Node) -> tuple[float, int] | None:
     """(scale, zero point as of uint8) of a per-tensor QuantizeLinear or DequantizeLinear, else None."""
     scale = graph.scalar(node.inputs[1])
-    zero = graph.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
-    if scale is None:
+    named = node.inputs[2] if len(node.inputs) > 2 else ""
+    zero = graph.constant(named)
+    if scale is None or (named and zero is None):
         return None
     if zero is None:
         signed = node.integer("output_dtype", 2) == 3

@@ -10,9 +10,10 @@ import onnx
 import pytest
 from onnx import helper
 
-from engine import UnsupportedModelError
+from engine import ModelError, UnsupportedModelError
 from engine.compiler import compile_graph
 from engine.graph import Array, Graph
+from engine.lower import lower
 from engine.onnx_reader import parse
 from engine.passes import PASSES, optimise
 from engine.program import Activate, Attention, Embed, LinearF32, LinearU8
@@ -81,7 +82,7 @@ def same_as_onnxruntime(model: onnx.ModelProto, atol: float = 1e-5) -> None:
 
 @pytest.mark.parametrize("form", ["fp32", "qdq", "qdqpc", "qat", "integer", "everywhere"])
 def test_graph_is_sound_and_right_after_every_pass(form: str) -> None:
-    """Bisection: while a graph still has standard operators only, it computes what it did."""
+    """Bisection: while a graph still has standard operators only, and as a program, it computes what it did."""
     data = Bert(form, layers=1).build().SerializeToString()
     inputs = feed([i.name for i in parse(data).inputs], 2, 5)
     expected = run_graph(parse(data), inputs)
@@ -93,6 +94,8 @@ def test_graph_is_sound_and_right_after_every_pass(form: str) -> None:
         if all(node.domain == "" for node in graph.nodes):
             found = run_graph(graph, inputs)
             np.testing.assert_allclose(found["start_logits"], expected["start_logits"], atol=1e-4)
+    found = run_program(lower(graph), inputs)
+    np.testing.assert_allclose(found["start_logits"], expected["start_logits"], atol=1e-4)
 
 
 class TestActivations:
@@ -167,6 +170,12 @@ class TestLayerNorm:
         assert kinds(optimised(model)) == {"Embed": 1, "Linear": 1, "LayerNorm": 1}
         same_as_onnxruntime(model)
 
+    def test_bias_of_another_length_is_refused(self) -> None:
+        body = Body()
+        model = body.model(body.op("LayerNormalization", "x", body.weight(HIDDEN), body.weight(HIDDEN - 1)), 17)
+        with pytest.raises(UnsupportedModelError, match="constants of 8 numbers"):
+            compile_graph(parse(model.SerializeToString()))
+
     def test_other_axis_is_refused(self) -> None:
         body = Body()
         out = body.op("LayerNormalization", "x", body.weight(HIDDEN), axis=1)
@@ -183,6 +192,45 @@ class TestLinear:
         model = body.model(body.op("Reshape", y, shape), shape=("b", "s", 4))
         assert kinds(optimised(model)) == {"Embed": 1, "Linear": 1}
         same_as_onnxruntime(model)
+
+    def test_flattened_tokens_keep_their_shape_for_other_readers(self) -> None:
+        """A residual and a pooled token read what a Gemm reads flattened."""
+        body = Body()
+        x = body.op("LayerNormalization", "x", body.weight(HIDDEN), body.weight(HIDDEN))
+        y = body.op("Gemm", body.op("Reshape", x, np.array([-1, HIDDEN])), body.weight(HIDDEN, HIDDEN))
+        shape = body.op("Concat", body.op("Shape", "input_ids"), np.array([HIDDEN]), axis=0)
+        total = body.op("Add", body.op("Reshape", y, shape), x)
+        first = body.op("Gather", x, np.array(0), axis=1)
+        model = body.model(total, opset=17)
+        model.graph.output.append(helper.make_tensor_value_info(first, onnx.TensorProto.FLOAT, ("b", HIDDEN)))
+        same_as_onnxruntime(model)
+
+    def test_residual_of_flattened_tokens(self) -> None:
+        body = Body()
+        flat = body.op("Reshape", "x", np.array([-1, HIDDEN]))
+        total = body.op("Add", body.op("Gemm", flat, body.weight(HIDDEN, HIDDEN)), flat)
+        norm = body.op("LayerNormalization", total, body.weight(HIDDEN), body.weight(HIDDEN))
+        shape = body.op("Concat", body.op("Shape", "input_ids"), np.array([HIDDEN]), axis=0)
+        same_as_onnxruntime(body.model(body.op("Reshape", norm, shape), opset=17))
+
+    @pytest.mark.parametrize("pick", ["row", "channel", "output"])
+    def test_flattened_tokens_are_not_taken_for_sequences(self, pick: str) -> None:
+        """What picks from rows of all tokens, or shows them, is refused: as sequences it would give other numbers."""
+        body = Body()
+        x = body.linear("x")
+        flat = body.op("Reshape", x, np.array([-1, HIDDEN]))
+        y = body.op("MatMul", flat, body.weight(HIDDEN, HIDDEN))
+        shape = body.op("Concat", body.op("Shape", "input_ids"), np.array([HIDDEN]), axis=0)
+        back = body.op("Reshape", y, shape)
+        shown, dims = {
+            "row": lambda: (body.op("Gather", y, np.array([0]), axis=0), (1, HIDDEN)),
+            "channel": lambda: (body.op("Gather", y, np.array(0), axis=1), ("n",)),
+            "output": lambda: (flat, ("n", HIDDEN)),
+        }[pick]()
+        model = body.model(back)
+        model.graph.output.append(helper.make_tensor_value_info(shown, onnx.TensorProto.FLOAT, dims))
+        with pytest.raises((UnsupportedModelError, ModelError)):
+            compile_graph(parse(model.SerializeToString()))
 
     def test_transposed_weight(self) -> None:
         body = Body()
@@ -217,6 +265,23 @@ class TestLinear:
         steps = compile_graph(parse(model.SerializeToString())).steps
         integer = case not in ("rows", "read float")
         assert any(isinstance(step, LinearU8 if integer else LinearF32) for step in steps)
+
+    def test_computed_zero_point_is_refused(self) -> None:
+        body = Body()
+        zero = body.op("Cast", body.op("ReduceMin", "input_ids", keepdims=0), to=onnx.TensorProto.UINT8)
+        x = body.op("DequantizeLinear", body.op("QuantizeLinear", "x", 0.03, zero), 0.03, zero)
+        model = body.model(body.op("MatMul", x, body.weight(HIDDEN, HIDDEN)))
+        with pytest.raises(UnsupportedModelError, match="one scale and zero point"):
+            compile_graph(parse(model.SerializeToString()))
+
+    def test_too_many_integer_products_for_a_sum_become_floats(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("engine.passes.linear.MAX_PRODUCTS", HIDDEN - 1)
+        body = Body()
+        x = body.op("DequantizeLinear", body.op("QuantizeLinear", "x", 0.03, np.uint8(9)), 0.03, np.uint8(9))
+        w = body.op("DequantizeLinear", np.ones((HIDDEN, HIDDEN), np.int8), 0.1, np.int8(0))
+        model = body.model(body.op("MatMul", x, w))
+        assert kinds(optimised(model))["LinearInteger"] == 0
+        same_as_onnxruntime(model)
 
     def test_quantized_value_read_as_float_too(self) -> None:
         body = Body()
@@ -283,6 +348,10 @@ def mask_first(body: Body, _: str) -> str:
     return body.op("Mul", body.op("Add", additive(body), qk(body)), 0.5)
 
 
+def mask_doubled(body: Body, _: str) -> str:
+    return body.op("Mul", body.op("Add", additive(body, float(np.finfo(np.float32).min)), qk(body)), 2.0)
+
+
 def scaled_query(body: Body, _: str) -> str:
     q = body.op("Div", heads(body, "x", 0, 2, 1, 3), 2.0)
     return body.op("Add", body.op("MatMul", q, heads(body, "x", 0, 2, 3, 1)), additive(body))
@@ -312,19 +381,27 @@ def causal(body: Body) -> str:
     return body.op("Mul", later, -1e4)
 
 
+def window(body: Body, width: int) -> str:
+    """[sequence, sequence]: hides keys more than `width` tokens away."""
+    length = body.op("Gather", body.op("Shape", "input_ids"), np.array(1))
+    places = body.op("Range", np.array(0), length, np.array(1))
+    distance = body.op("Abs", body.op("Sub", body.op("Unsqueeze", places, np.array([1])), places))
+    return body.op("Mul", body.op("Cast", body.op("Less", np.array(width), distance), to=1), -1e4)
+
+
 class TestAttention:
     def attended(self, scores: Build) -> onnx.ModelProto:
         body = Body()
         weights = body.op("Softmax", scores(body, "x"), axis=-1)
         return body.model(merged(body, body.op("MatMul", weights, heads(body, "x", 0, 2, 1, 3))))
 
-    @pytest.mark.parametrize("scores", [after, mask_first, scaled_query, scaled_both, filled, unmasked])
+    @pytest.mark.parametrize("scores", [after, mask_first, mask_doubled, scaled_query, scaled_both, filled, unmasked])
     def test_spellings(self, scores: Build) -> None:
         model = self.attended(scores)
         assert kinds(optimised(model)) == {"Embed": 1, "Linear": 3, "Attention": 1}
         same_as_onnxruntime(model)
 
-    @pytest.mark.parametrize("case", ["causal", "positive", "both", "values", "other input"])
+    @pytest.mark.parametrize("case", ["causal", "positive", "both", "values", "window", "other input"])
     def test_masks_that_do_more_than_hide_padding_are_refused(self, case: str) -> None:
         def scores(body: Body, _: str) -> str:
             masks = {
@@ -332,6 +409,7 @@ class TestAttention:
                 "positive": lambda: additive(body, 5.0),
                 "both": lambda: body.op("Add", additive(body), causal(body)),
                 "values": lambda: body.op("Sub", additive(body), 1.0),
+                "window": lambda: window(body, 200),
                 "other input": lambda: body.op(
                     "Mul", additive(body), body.op("Cast", body.op("Unsqueeze", "input_ids", np.array([1, 2])), to=1)
                 ),
@@ -340,6 +418,17 @@ class TestAttention:
 
         with pytest.raises(UnsupportedModelError, match="mask"):
             compile_graph(parse(self.attended(scores).SerializeToString()))
+
+    def test_negatively_scaled_mask_is_refused(self) -> None:
+        def scores(body: Body, _: str) -> str:
+            return body.op("Mul", body.op("Add", qk(body), additive(body)), -1.0)
+
+        with pytest.raises(UnsupportedModelError, match="scaled by -1"):
+            compile_graph(parse(self.attended(scores).SerializeToString()))
+
+    def test_quantized_heads_of_odd_channels_are_refused(self) -> None:
+        with pytest.raises(UnsupportedModelError, match="multiple of 4 channels"):
+            compile_graph(parse(Bert("qdq", layers=1, hidden=12, heads=2).build().SerializeToString()))
 
     def test_heads_that_are_moved_wrongly_are_refused(self) -> None:
         def scores(body: Body, _: str) -> str:

@@ -123,8 +123,11 @@ class QuantizationModifier(LastingModifier):
         if legacy and later:
             raise ValueError(f"{sorted(legacy)[0]} and {sorted(later)[0]} belong to two generations of fields; use one")
         freeze = self.disable_quantization_observer_epoch
-        if freeze is not None and 0 <= freeze < self.start:
-            raise ValueError(f"disable_quantization_observer_epoch {freeze:g} comes before start_epoch {self.start:g}")
+        if freeze is not None and 0 <= freeze <= self.start:
+            raise ValueError(
+                f"disable_quantization_observer_epoch {freeze:g} must come after start_epoch {self.start:g}: "
+                "ranges are learned between the two"
+            )
         return self
 
     @property

@@ -129,7 +129,7 @@ def test_a_recipe_comes_from_a_path_or_its_text(tmp_path: Path) -> None:
 def test_a_loaded_recipe_is_taken_as_it_is_or_with_other_variables(tmp_path: Path) -> None:
     loaded = Recipe.load(TYPICAL)
     assert Recipe.load(loaded) is loaded
-    assert Recipe.load(loaded, "num_epochs=9") == Recipe.load(TYPICAL, "num_epochs=9") != loaded
+    assert Recipe.load(loaded, "num_epochs=11") == Recipe.load(TYPICAL, "num_epochs=11") != loaded
     (tmp_path / "short.yaml").write_text("modifiers: []", "utf-8")
     with pytest.raises(RecipeError, match="no variable 'n'"):
         Recipe.load(Recipe.load(tmp_path / "short.yaml"), "n=9")
@@ -207,7 +207,10 @@ def test_importing_recipes_loads_no_torch_and_no_network() -> None:
         ("!QuantizationModifier {reduce_range: 1}", "reduce_range is not supported"),
         ("!QuantizationModifier {scheme: vnni}", "default, deepsparse, tensorrt"),
         ("!QuantizationModifier {scheme: default, submodules: [a]}", "two generations"),
-        ("!QuantizationModifier {start_epoch: 3, disable_quantization_observer_epoch: 2}", "comes before start_epoch"),
+        (
+            "!QuantizationModifier {start_epoch: 3, disable_quantization_observer_epoch: 2}",
+            "must come after start_epoch",
+        ),
         ("!QuantizationModifier {scheme: {weights: {symmetric: false}}}", "symmetric"),
         ("!QuantizationModifier {scheme: {input_activations: {strategy: channel}}}", "strategy must be tensor"),
         ("!QuantizationModifier {scheme: {weights: {bits: 4}}}", "no field 'bits'"),

@@ -78,6 +78,11 @@ class ActivationQuantizer(nn.Module):
         self.register_buffer("maximum", torch.tensor(0.0))
         self.observing = True
 
+    @property
+    def observed(self) -> bool:
+        """Whether the range is that of data; a new one is empty, with scale 1, which even zeros would change."""
+        return float(self.maximum) > float(self.minimum) or float(self.scale) != 1.0
+
     def forward(self, x: Tensor) -> Tensor:
         """Return x on the grid; while training, let x move the grid first."""
         if self.observing and self.training and not torch.compiler.is_exporting():
@@ -115,12 +120,15 @@ class WeightQuantizer(nn.Module):
         self.observing = True
 
     def observe(self, weight: Tensor) -> None:
-        """While training, fit the grid to the weight's largest magnitude."""
-        if not (self.observing and self.training) or torch.compiler.is_exporting():
-            return
-        with torch.no_grad():
-            low, high = torch.aminmax(weight, dim=1) if self.scale.ndim else torch.aminmax(weight)
-            self.scale.copy_((torch.maximum(-low, high) / 127).clamp_(min=_LEAST_SCALE))
+        """While training, fit the grid to the weight."""
+        if self.observing and self.training and not torch.compiler.is_exporting():
+            self.fit(weight)
+
+    @torch.no_grad()
+    def fit(self, weight: Tensor) -> None:
+        """Fit the grid to the weight's largest magnitude."""
+        low, high = torch.aminmax(weight, dim=1) if self.scale.ndim else torch.aminmax(weight)
+        self.scale.copy_((torch.maximum(-low, high) / 127).clamp_(min=_LEAST_SCALE))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight [rows, columns] on the grid."""
@@ -145,6 +153,7 @@ class QuantizedLinear(nn.Linear):
         layer.in_features, layer.out_features = linear.in_features, linear.out_features
         layer.weight, layer.bias = linear.weight, linear.bias
         layer.weight_quantizer = WeightQuantizer(linear.out_features if scheme.per_channel else None)
+        layer.weight_quantizer.fit(linear.weight)
         symmetric = scheme.symmetric_activations
         layer.input_quantizer = ActivationQuantizer(symmetric) if quantize_input and scheme.activations else None
         layer.output_quantizer = ActivationQuantizer(symmetric) if scheme.linear_outputs else None
@@ -177,6 +186,7 @@ class QuantizedEmbedding(nn.Embedding):
         for name in ("norm_type", "scale_grad_by_freq", "sparse", "weight"):
             setattr(layer, name, getattr(table, name))
         layer.weight_quantizer = WeightQuantizer()
+        layer.weight_quantizer.fit(table.weight)
         return layer.train(table.training)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Embedding gives it

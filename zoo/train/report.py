@@ -12,7 +12,7 @@ from torch import nn
 from zoo.modifiers import ConstantPruningModifier, GradualPruningModifier
 from zoo.train.pruners import Pruner
 from zoo.train.pruning import as_rows, sparsity_of, zero_block_share
-from zoo.train.quantization import QuantizedEmbedding, QuantizedLinear
+from zoo.train.quantization import ActivationQuantizer, QuantizedEmbedding, QuantizedLinear
 from zoo.train.session import RecipeSession
 
 FORMAT = 1
@@ -97,7 +97,17 @@ def _missed_quantization(session: RecipeSession, coverage: dict[str, Any]) -> li
         return [f"training ended at epoch {session.epoch:.2f}, before quantization started"]
     if session.quantizations and not coverage["linear"]["quantized"]:
         return ["no linear layer is quantized"]
-    return []
+    return _missed_ranges(session.model)
+
+
+def _missed_ranges(model: nn.Module) -> list[str]:
+    observed = {name: m.observed for name, m in model.named_modules() if isinstance(m, ActivationQuantizer)}
+    empty = [name for name, seen in observed.items() if not seen]
+    if not empty:
+        return []
+    what = f"{len(empty)} of {len(observed)} ranges of activations saw no data, such as {empty[0]}"
+    remedy = "let quantization start at least a step before ranges freeze and training ends, and ignore layers not run"
+    return [f"{what}: {remedy}"]
 
 
 def _missed_epochs(session: RecipeSession) -> list[str]:

@@ -98,6 +98,12 @@ def test_zeros_of_a_weight_stay_exactly_zero() -> None:
     assert model[0].weight_quantizer(linear.weight)[::2].abs().max() == 0
 
 
+def test_a_weight_has_its_grid_before_any_data_came() -> None:
+    model = nn.Sequential(nn.Linear(8, 4))
+    quantize(model, Scheme(activations=False))
+    assert model[0].weight_quantizer.scale == model[0].weight.abs().max() / 127
+
+
 def test_embedding_equals_looking_up_in_the_rounded_table() -> None:
     model = nn.Sequential(nn.Embedding(20, 8))
     quantize(model, Scheme())

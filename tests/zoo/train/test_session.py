@@ -11,6 +11,7 @@ from zoo.recipe import Recipe
 from zoo.train.distillation import ModelTeacher
 from zoo.train.pruning import sparsity_of, zero_block_share
 from zoo.train.quantization import QuantizedLinear
+from zoo.train.report import build_report
 from zoo.train.session import RecipeSession
 
 STEPS = 5
@@ -183,6 +184,34 @@ def test_a_pruner_that_lets_go_at_its_end_hands_its_last_mask_to_one_that_keeps_
     train(model, session, optimizer, 2 * STEPS, last)
     session.finish()
     assert [round(sparsity_of(model[i].weight), 2) for i in (0, 2)] == [0.8, 0.8]
+
+
+QUANTIZED = "modifiers:\n  - !QuantizationModifier {start_epoch: %s, disable_quantization_observer_epoch: %s}\n"
+
+
+@pytest.mark.parametrize("freeze", [0.5, 1.0])
+def test_ranges_that_freeze_before_they_are_seen_are_refused(freeze: float) -> None:
+    with pytest.raises(RecipeError, match=r"must come after start_epoch 1"):
+        Recipe.load(QUANTIZED % (1.0, freeze))
+
+
+@pytest.mark.parametrize(("start", "freeze"), [(1.25, 1.35), (1.9, -1)], ids=["frozen within a step", "only in finish"])
+def test_quantizers_that_saw_no_data_are_reported_as_missed(start: float, freeze: float) -> None:
+    model = plain_model()
+    session = RecipeSession(model, Recipe.load(QUANTIZED % (start, freeze)), STEPS)
+    train(model, session, torch.optim.SGD(model.parameters(), lr=0.1), 0, 2 * STEPS)
+    session.finish()
+    (missed,) = build_report(session, {}, 0.0)["missed"]
+    assert "2 of 2 ranges of activations saw no data, such as 0.input_quantizer" in missed
+
+
+def test_quantizers_that_saw_data_are_not_missed_even_if_it_was_zero() -> None:
+    model = plain_model()
+    session = RecipeSession(model, Recipe.load(QUANTIZED % (1.9, -1)), STEPS)
+    session.step = 2 * STEPS
+    session.before_step()
+    model.train()(torch.zeros(1, 8))
+    assert build_report(session, {}, 0.0)["missed"] == []
 
 
 def test_patterns_that_match_nothing_are_refused() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from alembic.script import ScriptDirectory
 from sqlalchemy.orm import Session
 
 from registry import blob_queries, bundle, exchange, migrate, queries, static
@@ -21,7 +22,7 @@ from registry.blobs import Blobs
 from registry.bundle import BundleReport
 from registry.caller import MAX_GRANTS, Grant, parse_scope
 from registry.db import Database
-from registry.errors import InvalidRequestError, TakenError, UnknownBlobError, UnknownError
+from registry.errors import InvalidRequestError, SchemaError, StartError, TakenError, UnknownBlobError, UnknownError
 from registry.exchange import ExchangeReport
 from registry.mirror import MirrorReport, Source
 from registry.mirror import mirror as copy_versions
@@ -29,7 +30,7 @@ from registry.progress import Report, Sizes, counted, silent
 from registry.service import Registry
 from registry.settings import Settings
 from registry.static import StaticReport
-from registry.storage import BlobStore, open_store
+from registry.storage import BlobStore, StoredBlob, open_store
 from registry.tables import Token
 from zoo.stub import PREFIX
 
@@ -92,26 +93,51 @@ def upgrade(settings: Settings) -> str:
         database.close()
 
 
-def gc(settings: Settings, grace: timedelta = GRACE, *, dry_run: bool = False, report: Report = silent) -> GcReport:
+def gc(
+    settings: Settings,
+    grace: timedelta = GRACE,
+    *,
+    dry_run: bool = False,
+    force: bool = False,
+    report: Report = silent,
+) -> GcReport:
     """Removes blobs that no version names and that were sent before the grace period, and abandoned uploads.
 
-    A registry may be serving meanwhile: row and bytes go together, while the row is held.
+    A registry may be serving meanwhile: row and bytes go together, while the row is held. Raises `StartError`, unless
+    `force` is given, if the database knows so few of the store's blobs that it must be another registry's.
     """
     limit = datetime.now(UTC) - grace
     removed, freed = [], 0
     with _open(settings) as (database, store):
         with database.read() as session:
             orphans = {blob.digest: blob.size_bytes for blob in blob_queries.orphan_blobs(session, limit)}
-            recorded = {digest for digest, _ in blob_queries.all_blobs(session)}
-        for blob in counted(store.blobs(), report, "files looked at"):
-            if blob.digest not in recorded and blob.stored_at < limit.timestamp():
-                orphans[blob.digest] = blob.size_bytes
+        loose = _loose_blobs(database, counted(store.blobs(), report, "files looked at"), limit, force=force)
+        orphans |= {blob.digest: blob.size_bytes for blob in loose}
         for digest, size in counted(sorted(orphans.items()), report, "files removed", len(orphans)):
             if dry_run or database.write(partial(_sweep, store=store, digest=digest, limit=limit)):
                 removed.append(digest)
                 freed += size
         uploads = 0 if dry_run else Blobs(database, store).sweep_uploads(grace)
     return GcReport(removed, freed, uploads)
+
+
+def _loose_blobs(database: Database, stored: Iterable[StoredBlob], limit: datetime, *, force: bool) -> list[StoredBlob]:
+    """Blobs of the store that have no row; a crash leaves few of them, a database that isn't the store's all."""
+    with database.read() as session:
+        recorded = {digest for digest, _ in blob_queries.all_blobs(session)}
+    known, loose = 0, list[StoredBlob]()
+    for blob in stored:
+        if blob.digest in recorded:
+            known += 1
+        elif blob.stored_at < limit.timestamp():
+            loose.append(blob)
+    if len(loose) > known and not force:
+        raise StartError(
+            f"the database {database.engine.url} knows {known} of the {known + len(loose)} files in the store, so it "
+            "seems to be another registry's; nothing was removed. Give the registry's own --database-url and --folder, "
+            "or --force to remove the files that it doesn't know"
+        )
+    return loose
 
 
 def _sweep(session: Session, *, store: BlobStore, digest: str, limit: datetime) -> bool:
@@ -166,7 +192,7 @@ def backup(settings: Settings, path: Path, report: Report = silent) -> BundleRep
 
 def restore(settings: Settings, path: Path, report: Report = silent) -> BundleReport:
     """Fills a new, empty registry from a backup."""
-    with _open(settings) as (database, store):
+    with _open(settings, makes=True) as (database, store):
         return bundle.restore(database, Blobs(database, store), path, report)
 
 
@@ -178,7 +204,7 @@ def export_bundle(settings: Settings, path: Path, stubs: Sequence[str] = (), rep
 
 def import_bundle(settings: Settings, path: Path, report: Report = silent) -> ExchangeReport:
     """Takes in the versions of a bundle, beside what is here; a registry may be serving meanwhile."""
-    with _open(settings) as (database, store):
+    with _open(settings, makes=True) as (database, store):
         return exchange.import_bundle(Registry(database, Blobs(database, store)), path, report)
 
 
@@ -186,7 +212,7 @@ def mirror(
     settings: Settings, source: Source, prefixes: Sequence[str] = (), report: Report = silent, *, delete: bool = False
 ) -> MirrorReport:
     """Copies what is missing from another registry; see `registry.mirror`. A registry may be serving meanwhile."""
-    with _open(settings) as (database, store):
+    with _open(settings, makes=True) as (database, store):
         return copy_versions(Registry(database, Blobs(database, store)), source, prefixes, report, delete=delete)
 
 
@@ -217,7 +243,7 @@ def create_token(
         note(session, OPERATOR, "token.create", name, grants)
         session.flush()
 
-    with _open(settings) as (database, _):
+    with _open(settings, makes=True) as (database, _):
         database.write(work)
     return text
 
@@ -252,19 +278,39 @@ def _state(token: Token) -> str:
 
 
 @contextmanager
-def _open(settings: Settings) -> Iterator[tuple[Database, BlobStore]]:
+def _open(settings: Settings, *, makes: bool = False) -> Iterator[tuple[Database, BlobStore]]:
+    """Database and store of a registry that is there; `makes` makes or upgrades one."""
     database = Database(settings.database)
     try:
-        migrate.upgrade(database)
+        if makes:
+            migrate.upgrade(database)
+        else:
+            _check_schema(database)
         yield database, open_store(settings)
     finally:
         database.close()
 
 
+def _check_schema(database: Database) -> None:
+    with database.read() as session:
+        connection = session.connection()
+        found = ", ".join(migrate.current(connection))
+        ours = ScriptDirectory.from_config(migrate.config_for(connection)).get_current_head()
+    if not found:
+        raise SchemaError(
+            f"there is no registry in the database {database.engine.url}; give its own --database-url or --folder, "
+            "or make one: `zoo registry init`"
+        )
+    if found != ours:
+        raise SchemaError(
+            f"the database has the schema {found}, this program {ours}; `zoo registry upgrade` brings it to that"
+        )
+
+
 def set_scope(settings: Settings, name: str, *, private: bool) -> int:
     """Makes a scope private or public with all its models; returns how many those are."""
     scope = parse_scope(name)
-    with _open(settings) as (database, _):
+    with _open(settings, makes=True) as (database, _):
         return database.write(lambda session: scopes_of_models.set_private(session, scope, private=private))
 
 

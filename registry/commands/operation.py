@@ -50,13 +50,14 @@ def collect_registry(
     database_url: DatabaseOption = None,
     grace_hours: Annotated[float, typer.Option(min=0)] = 24,
     dry_run: Annotated[bool, typer.Option(help="only say what would go")] = False,
+    force: Annotated[bool, typer.Option("--force", help="also where the database knows few of the files")] = False,
 ) -> None:
     """Remove files that no version names."""
     from registry import admin
 
     settings, grace = existing(folder, database_url), timedelta(hours=grace_hours)
     with step_bars() as progress:
-        report = admin.gc(settings, grace, dry_run=dry_run, report=progress)
+        report = admin.gc(settings, grace, dry_run=dry_run, force=force, report=progress)
     Output.emit(report, f"{len(report.removed)} files, {size_text(report.freed_bytes)}")
 
 

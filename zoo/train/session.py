@@ -104,12 +104,16 @@ class RecipeSession:
                 pruner.apply()
         for index, modifier in enumerate(self.quantizations):
             if modifier.started(epoch) and index not in self._quantized:
-                quantize(self.model, scheme_of(modifier))
-                self._quantized.add(index)
-                if self._layers is not None:
-                    self._layers[0].watch()
+                self._quantize(index)
             if index in self._quantized:
                 set_observing(self.model, epoch < modifier.freeze_epoch)
+
+    def _quantize(self, index: int) -> None:
+        """Quantize as one of the modifiers says; layers that are watched may be other ones then."""
+        quantize(self.model, scheme_of(self.quantizations[index]))
+        self._quantized.add(index)
+        if self._layers is not None:
+            self._layers[0].watch()
 
     def loss(self, task_loss: Tensor, outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
         """Return the loss to minimise: the task's, mixed with the teacher's where the recipe distils now.
@@ -224,8 +228,7 @@ class RecipeSession:
         self._quantized = set()
         for index, was in enumerate(state["quantized"].tolist()):
             if was:
-                quantize(self.model, scheme_of(self.quantizations[index]))
-                self._quantized.add(index)
+                self._quantize(index)
                 set_observing(self.model, self.epoch < self.quantizations[index].freeze_epoch)
 
     @property

@@ -123,6 +123,20 @@ def test_rows_73_and_74_resuming_anywhere_gives_the_same_bits(stop: int) -> None
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_resuming_while_quantized_watches_the_layers_that_took_the_place_of_others() -> None:
+    layers = "{gain: 1.0, student_layer_names: ['0'], teacher_layer_names: ['0']}"
+    recipe = Recipe.load(FULL + f"  - !PerLayerDistillationModifier {layers}\n")
+    model, teacher = plain_model(), ModelTeacher(plain_model(1))
+    session = RecipeSession(model, recipe, STEPS, teacher)
+    train(model, session, torch.optim.SGD(model.parameters(), lr=0.1), 0, 23)
+    resumed = plain_model()
+    again = RecipeSession(resumed, recipe, STEPS, teacher)
+    again.load_state_dict(session.state_dict())
+    resumed.load_state_dict(model.state_dict())
+    train(resumed, again, torch.optim.SGD(resumed.parameters(), lr=0.1), 23, 24)
+    assert again.losses["layer_loss"] > 0
+
+
 def test_row_75_another_length_of_epoch_is_refused() -> None:
     recipe = Recipe.load(FULL)
     state = RecipeSession(plain_model(), recipe, STEPS).state_dict()

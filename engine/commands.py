@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from zoo.terminal import Output, counting_bar, waiting
+
+if TYPE_CHECKING:
+    from engine.server import ServerSettings
 
 app = typer.Typer()
 
@@ -181,23 +185,33 @@ def serve(
     batch_size: Annotated[int | None, typer.Option("--batch_size", "--batch-size", min=1)] = None,
     num_cores: Annotated[int | None, typer.Option("--num_cores", "--num-cores", min=1)] = None,
     num_workers: Annotated[int | None, typer.Option("--num_workers", "--num-workers", min=1)] = None,
-    host: Annotated[str, typer.Option()] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 5543,
+    host: Annotated[str | None, typer.Option(show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, show_default="5543")] = None,
 ) -> None:
     """Serve a model over HTTP: POST /predict.
 
     Example: zoo serve --task question_answering --batch_size 1 --model_path minilm-squad
     """
-    from engine.server import ServerSettings, read_config
     from engine.server import serve as run_server
 
+    endpoint = {"task": task, "model": model_path or model, "batch_size": batch_size}
     flags = {"num_cores": num_cores, "num_workers": num_workers, "host": host, "port": port}
-    if config_file is not None:
-        settings = read_config(config_file, **flags)
-    elif task and (model_path or model):
-        endpoint = {"task": task, "model": model_path or model, "batch_size": batch_size or 1}
-        given = {key: value for key, value in flags.items() if value is not None}
-        settings = ServerSettings.checked({"endpoints": [endpoint], **given}, "command line")
-    else:
-        raise typer.BadParameter("give --task and --model_path, or --config_file")
-    raise typer.Exit(run_server(settings))
+    raise typer.Exit(run_server(_server_settings(config_file, _given(endpoint), _given(flags))))
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _server_settings(config_file: Path | None, endpoint: Mapping[str, Any], flags: Mapping[str, Any]) -> ServerSettings:
+    from engine.server import ServerSettings, read_config
+
+    if config_file is None:
+        if not {"task", "model"} <= endpoint.keys():
+            raise typer.BadParameter("give --task and --model_path, or --config_file")
+        return ServerSettings.checked({"endpoints": [endpoint], **flags}, "command line")
+    if endpoint:
+        raise typer.BadParameter(
+            f"{config_file} has endpoints of its own; set --task, MODEL or --model_path, and --batch_size there"
+        )
+    return read_config(config_file, **flags)

@@ -1,12 +1,14 @@
-"""The server's configuration file, in both generations of the original's."""
+"""The server's configuration file, in both generations of the original's, and the command's flags."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from engine.server import SettingsError, read_config
+import cli
+from engine.server import ServerSettings, SettingsError, read_config
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -98,3 +100,53 @@ def test_config_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_config(tmp_path / "latin.yaml")
     with pytest.raises(SettingsError, match="is larger than"):
         read_config(write(tmp_path, "#" * 2**21))
+
+
+# the command's flags
+
+ONE = "endpoints: [{task: qa, model: a}]"
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ServerSettings]:
+    """Give the settings that `zoo serve` would run with."""
+
+    def run(*arguments: str) -> ServerSettings:
+        told: list[ServerSettings] = []
+        monkeypatch.setattr("engine.server.serve", lambda settings: told.append(settings) or 0)
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["serve", *arguments])
+        assert ended.value.code == 0
+        return told[0]
+
+    return run
+
+
+def test_the_config_files_address_counts_unless_a_flag_says_otherwise(
+    served: Callable[..., ServerSettings], tmp_path: Path
+) -> None:
+    file = str(write(tmp_path, f"host: models.local\nport: 8443\n{ONE}"))
+    settings = served("--config_file", file)
+    assert (settings.host, settings.port) == ("models.local", 8443)
+    settings = served("--config_file", file, "--host", "::1", "--port", "0")
+    assert (settings.host, settings.port) == ("::1", 0)
+    settings = served("--task", "qa", "--model_path", "a", "--batch_size", "2")
+    assert (settings.host, settings.port, settings.endpoints[0].batch_size) == ("127.0.0.1", 5543, 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--task", "qa"], "--task"),
+        (["--batch_size", "1"], "--batch_size"),
+        (["m"], "MODEL"),
+        (["--model_path", "m"], "MODEL"),
+    ],
+)
+def test_flags_of_an_endpoint_beside_a_config_file_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], named: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve", "--config_file", str(write(tmp_path, ONE)), *flags])
+    assert ended.value.code == 2
+    assert named in capsys.readouterr().err

@@ -19,6 +19,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 from zoo.card import read_metadata
 from zoo.errors import ManifestError, ZooError
@@ -84,11 +85,18 @@ class Layout:
 def read_layout(folder: Path, stub: Stub) -> Layout:
     """Assigns a role to each file of a folder and gathers what is known of the model.
 
-    Raises `ZooError` for a folder that can't be published (absent, links, only pickled weights, nothing in it) and
-    `ManifestError` for a path or metadata that no manifest may hold.
+    Raises `ZooError` for a folder that can't be published (absent, unreadable, links, only pickled weights, nothing
+    in it) and `ManifestError` for a path or metadata that no manifest may hold.
     """
     if not folder.is_dir():
         raise ZooError(f"{folder} is no folder; publish takes the folder that holds training/, deployment/ or both")
+    try:
+        return _read(folder, stub)
+    except OSError as error:
+        raise ZooError(f"{error.filename} can't be read: {error.strerror}; run: chmod -R u+rX {folder}") from error
+
+
+def _read(folder: Path, stub: Stub) -> Layout:
     names = list(_walk(folder))
     flat_roles = _flat_roles(names)
     files: list[LocalFile] = []
@@ -107,7 +115,7 @@ def read_layout(folder: Path, stub: Stub) -> Layout:
 
 def _walk(folder: Path) -> Iterator[str]:
     """Relative paths of all files, sorted; a folder that is left out whole stands for its files, with a slash."""
-    for top, folders, files in os.walk(folder):
+    for top, folders, files in os.walk(folder, onerror=_raise):
         base = Path(top).relative_to(folder)
         folders.sort()
         for name in list(folders):
@@ -116,6 +124,10 @@ def _walk(folder: Path) -> Iterator[str]:
                 folders.remove(name)
                 yield path + "/"
         yield from ((base / name).as_posix() for name in sorted(files))
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def _reason_against(folder: Path, name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -181,3 +182,20 @@ def test_wrong_cards_are_named(tmp_path: Path, card: str | bytes, message: str) 
 @pytest.mark.parametrize("card", ["no front matter", "---\n---\n", "---\n- a\n---\n", "---\nunknown: x\n---\n", ""])
 def test_cards_without_fields_are_fine(tmp_path: Path, card: str) -> None:
     assert layout(build(tmp_path, model_md=card))[0] == {"model.md": "card"}
+
+
+@pytest.mark.parametrize(("owner", "call"), [(os, "scandir"), (Path, "lstat")])
+def test_a_folder_that_cannot_be_read_is_named_rather_than_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, call: str
+) -> None:
+    folder = build(tmp_path, training__model_safetensors=b"1", deployment__model_onnx=b"1")
+    usual = getattr(owner, call)
+
+    def refuse(path: str | Path) -> object:
+        if "deployment" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return usual(path)
+
+    monkeypatch.setattr(owner, call, refuse)
+    with pytest.raises(ZooError, match=rf"/deployment.* can't be read: Permission denied; run: chmod .* {folder}"):
+        layout(folder)

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from zoo.cache import Cache, read_index, safe_name
-from zoo.disk import hash_file
-from zoo.errors import NotFoundError, UnavailableError
+from zoo.disk import hash_file, size_of
+from zoo.errors import NotFoundError, ZooError
 from zoo.manifest import FileEntry, Manifest
 from zoo.partial import claimed_digests
 from zoo.progress import Meter, Progress, ZooWarning
@@ -58,20 +58,24 @@ class Removed:
 
 @dataclass(frozen=True)
 class Damage:
-    """A cached file whose bytes weren't those of its digest; `healed` if they came again from the registry."""
+    """A cached file whose bytes weren't those of its digest; `healed` if the right ones are back in their place.
+
+    `actual` is the digest that it had, None for a file that was gone.
+    """
 
     path: Path
     expected: str
-    actual: str
+    actual: str | None
     healed: bool
 
     def __str__(self) -> str:
-        return f"{'healed' if self.healed else 'DAMAGED'} {self.path} has {self.actual}, expected {self.expected}"
+        found = f"has {self.actual}" if self.actual else "is missing"
+        return f"{'healed' if self.healed else 'DAMAGED'} {self.path} {found}, expected {self.expected}"
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What reading the whole cache found."""
+    """What reading the whole cache found; `files` are those that it should hold."""
 
     files: int
     damage: tuple[Damage, ...]
@@ -82,7 +86,8 @@ class Verified:
         return all(item.healed for item in self.damage)
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.files} files read, {len(self.damage)} damaged", *map(str, self.damage)])
+        counts = f"{self.files} files looked at, {len(self.damage)} damaged or missing"
+        return "\n".join([counts, *map(str, self.damage)])
 
 
 def ls(*, settings: Settings | None = None) -> list[CachedVersion]:
@@ -144,7 +149,7 @@ def prune(
 
 
 def verify(*, heal: bool = True, progress: Progress | None = None, settings: Settings | None = None) -> Verified:
-    """Reads every cached byte again. Damaged files are set aside and, with `heal`, fetched from the registry again.
+    """Reads every cached byte again. Damaged files are set aside and, with `heal`, fetched again, as are missing ones.
 
     What the registry can't give back stays absent, so that nothing wrong is ever used.
     """
@@ -230,18 +235,23 @@ def _remove(cache: Cache, digests: Iterable[str], used_before: float = math.inf,
 
 
 def _targets(cache: Cache) -> dict[Path, str]:
-    """Every cached file with the digest that it should have."""
+    """Every file that was put into the cache, with the digest that it should have."""
     placed = [(cache.model_folder(manifest), entry) for manifest, entries in _placed(cache) for entry in entries]
-    targets = {folder / entry.path: entry.sha256 for folder, entry in placed}
-    return {path: digest for path, digest in targets.items() if path.is_file() and not path.is_symlink()}
+    return {folder / entry.path: entry.sha256 for folder, entry in placed}
 
 
-def _damaged(cache: Cache, targets: dict[Path, str], progress: Progress | None) -> Iterator[tuple[Path, str, str]]:
-    """Path, expected and actual digest of each damaged file, which is set aside."""
-    sizes = {path: path.stat().st_size for path in targets}
-    meter = Meter("hash", sum(sizes.values()), progress)
+def _damaged(
+    cache: Cache, targets: dict[Path, str], progress: Progress | None
+) -> Iterator[tuple[Path, str, str | None]]:
+    """Path, expected and actual digest of each damaged file, which is set aside, and of each missing one."""
+    sizes = {path: size_of(path) for path in targets}
+    meter = Meter("hash", sum(size or 0 for size in sizes.values()), progress)
     for path, expected in targets.items():
-        with meter.file(path.name, sizes[path]), cache.guarded("read", path):
+        size_bytes = sizes[path]
+        if size_bytes is None:
+            yield path, expected, None
+            continue
+        with meter.file(path.name, size_bytes), cache.guarded("read", path):
             actual = hash_file(path)
         if actual != expected:
             cache.quarantine(path, expected)
@@ -253,7 +263,7 @@ def _heal(resolver: Resolver, manifest: Manifest, entries: list[FileEntry]) -> l
     folder = resolver.cache.model_folder(manifest)
     try:
         resolver.restore(manifest, entries, Stub.parse(manifest.name).pinned(manifest.digest()))
-    except (UnavailableError, NotFoundError) as error:
+    except ZooError as error:
         warnings.warn(f"{manifest.name} can't be healed: {error}", ZooWarning, stacklevel=3)
-        return []
-    return [folder / entry.path for entry in entries]
+    absent = resolver.cache.not_there(manifest, entries)
+    return [folder / entry.path for entry in entries if entry not in absent]

@@ -13,7 +13,7 @@ app = typer.Typer(name="cache", no_args_is_help=True, help="The local store of v
 
 @app.command("verify")
 def verify_cache() -> None:
-    """Hash every cached file again, and fetch again what is damaged."""
+    """Hash every cached file again, and fetch again what is damaged or missing."""
     from zoo.housekeeping import verify
 
     with transfer_bars() as progress:

@@ -10,6 +10,7 @@ import pytest
 
 import zoo
 from tests.registry.builders import graph
+from tests.zoo import fault_server as faulty
 from tests.zoo.fault_server import FaultServer
 from tests.zoo.pulling.models import LONG, SHORT, build, content, flip, pull_two_versions
 from zoo import housekeeping
@@ -54,6 +55,52 @@ def test_row_24_damage_that_cannot_be_healed_is_never_used(settings: Settings, o
     assert not found.is_sound
     with pytest.warns(ZooWarning), pytest.raises(UnavailableError, match=r"lacks .*model\.onnx \([\d,]+ bytes\)"):
         zoo.pull(LONG, "deployment", settings=offline)
+
+
+@pytest.mark.usefixtures("published")
+def test_row_24_a_refused_token_costs_the_healing_and_not_the_report(settings: Settings, proxy: FaultServer) -> None:
+    path = zoo.pull(LONG, "deployment", settings=settings) / "model.onnx"
+    flip(path)
+    proxy.always = faulty.refused(403)
+    with pytest.warns(ZooWarning, match="can't be healed"):
+        found = housekeeping.verify(settings=settings)
+    assert [(damage.path, damage.healed) for damage in found.damage] == [(path, False)]
+    assert str(found).startswith("2 files looked at, 1 damaged or missing\nDAMAGED ")
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("by", ["nothing", "a link", "a folder"])
+def test_row_24_a_file_that_is_gone_is_told_and_healed(settings: Settings, offline: Settings, by: str) -> None:
+    path = zoo.pull(LONG, "deployment", settings=settings) / "model.onnx"
+    whole = path.read_bytes()
+    path.unlink()
+    if by == "a link":
+        path.symlink_to(path.with_name("tokenizer.json"))
+    if by == "a folder":
+        path.mkdir()
+    with pytest.warns(ZooWarning, match="can't be healed"):
+        found = housekeeping.verify(settings=offline)
+    assert not found.is_sound
+    assert "DAMAGED" in str(found)
+    assert "model.onnx is missing, expected sha256:" in str(found)
+    if by == "a folder":
+        path.rmdir()
+    assert housekeeping.verify(settings=settings).is_sound
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.usefixtures("published")
+def test_row_24_what_was_healed_before_the_registry_went_is_told_so(settings: Settings, proxy: FaultServer) -> None:
+    folder = zoo.pull(LONG, "training", settings=settings)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).unlink()
+    proxy.faults, proxy.always = [faulty.well], faulty.refused(403)
+    with pytest.warns(ZooWarning, match="can't be healed"):
+        found = housekeeping.verify(settings=settings)
+    assert {damage.path.name: damage.healed for damage in found.damage} == {
+        "config.json": True,
+        "model.safetensors": False,
+    }
 
 
 def test_row_24_a_flipped_file_is_not_copied_into_another_version(

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from registry import queries, version_queries
 from registry.caller import Caller
+from registry.queries import MAX_ROWS
 from registry.schemas import LineageView, Source, User
 from registry.tables import Lineage, Model, Version
 from zoo.manifest import Manifest, Role
@@ -34,11 +35,11 @@ def view_of(session: Session, version: Version, caller: Caller) -> LineageView:
 
 
 def users_seen(session: Session, version: Version, caller: Caller) -> list[User]:
-    """What was made from a version, as far as that is there for the caller."""
-    return _seen(users_of(session, version), caller)
+    """What was made from a version, of the newest `MAX_ROWS`, as far as that is there for the caller."""
+    return _seen(users_of(session, version, MAX_ROWS), caller)
 
 
-def users_of(session: Session, version: Version) -> list[tuple[Lineage, Version]]:
+def users_of(session: Session, version: Version, limit: int | None = None) -> list[tuple[Lineage, Version]]:
     """Versions of other models that were made from this version, or by a recipe file that it holds.
 
     A file says not who had it first: what this version was made from isn't a user of the recipe that both hold.
@@ -47,7 +48,7 @@ def users_of(session: Session, version: Version) -> list[tuple[Lineage, Version]
     recipes = version_queries.digests_of(session, version.id, Role.RECIPE)
     sources = [queries.holder_of(session, row.target) for row in version_queries.made_from(session, version.id)]
     origins = {source.id for source in sources if source is not None}
-    found = version_queries.used_by(session, [*names, *recipes])
+    found = version_queries.used_by(session, [*names, *recipes], limit)
     return [
         (row, user)
         for row, user in found
@@ -61,16 +62,18 @@ def users_of_recipe(session: Session, version: Version, name: str | None, digest
     """Versions that hold one recipe file of a version, or name it, as the caller sees them; None is the default."""
 
     def used(row: Lineage, user: Version) -> bool:
+        if row.target == digest:
+            return True
         recipe = Manifest.parse(user.manifest).metadata.recipe
-        return row.target == digest or (recipe is not None and Stub.parse(recipe).recipe == name)
+        return recipe is not None and Stub.parse(recipe).recipe == name
 
-    found = [(row, user) for row, user in users_of(session, version) if row.relation == "recipe" and used(row, user)]
-    return _seen(found, caller)
+    found = users_of(session, version, MAX_ROWS)
+    return _seen([(row, user) for row, user in found if row.relation == "recipe" and used(row, user)], caller)
 
 
 def users_of_digest(session: Session, digest: str, caller: Caller) -> list[User]:
     """Versions that were made by a recipe file, or from data, of this digest."""
-    return _seen(version_queries.used_by(session, [digest]), caller)
+    return _seen(version_queries.used_by(session, [digest], MAX_ROWS), caller)
 
 
 def _seen(found: Sequence[tuple[Lineage, Version]], caller: Caller) -> list[User]:

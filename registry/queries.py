@@ -7,12 +7,14 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, exists, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from registry.caller import Caller
 from registry.tables import Model, Name, Tag, Token, Version
 
 LATEST = "latest"
+MAX_ROWS = 1_000  # of one query; who needs all asks again below the last
+SUMMARY = (defer(Version.manifest), defer(Version.check_report))  # each may have megabytes
 
 
 # --- names and models
@@ -113,14 +115,19 @@ def newest_number(session: Session, model_id: int) -> int:
     return session.scalar(select(func.max(Version.number)).where(Version.model_id == model_id)) or 0
 
 
-def versions_of(session: Session, model_id: int, limit: int = 1_000) -> Sequence[Version]:
-    """A model's versions, newest first."""
-    return session.scalars(
-        select(Version)
-        .where(Version.model_id == model_id, Version.deleted_at.is_(None))
-        .order_by(Version.number.desc())
-        .limit(limit)
-    ).all()
+def version_by_digits(session: Session, model_id: int, digits: str) -> Version | None:
+    """A model's version whose digest begins with these hex digits."""
+    begins = Version.digest.startswith(f"sha256:{digits}")
+    there = (Version.model_id == model_id, Version.deleted_at.is_(None))
+    return session.scalar(select(Version).where(*there, begins).options(*SUMMARY).limit(1))
+
+
+def versions_of(session: Session, model_id: int, limit: int = MAX_ROWS, below: int | None = None) -> Sequence[Version]:
+    """Summaries of a model's versions, newest first, those with a number below one."""
+    statement = select(Version).where(Version.model_id == model_id, Version.deleted_at.is_(None))
+    if below is not None:
+        statement = statement.where(Version.number < below)
+    return session.scalars(statement.options(*SUMMARY).order_by(Version.number.desc()).limit(limit)).all()
 
 
 def versions_by_id(session: Session, version_ids: Sequence[int]) -> list[Version]:

@@ -115,11 +115,29 @@ class Registry:
             return _view(session, find_version(session, stub_text, caller), role)
 
     def versions(self, stub_text: str, caller: Caller = ANYONE) -> list[VersionSummary]:
-        """A model's versions, newest first."""
+        """All versions of a model, newest first."""
+        found, below = list[VersionSummary](), None
+        while part := self.newest_versions(stub_text, caller, below=below):
+            found += part
+            below = part[-1].version
+        return found
+
+    def newest_versions(
+        self, stub_text: str, caller: Caller = ANYONE, limit: int = queries.MAX_ROWS, below: int | None = None
+    ) -> list[VersionSummary]:
+        """A model's newest versions, or the newest with a number below one."""
         with self.database.read() as session:
-            found = queries.versions_of(session, _find_model(session, parse_stub(stub_text), caller).id)
+            model = _find_model(session, parse_stub(stub_text), caller)
+            found = queries.versions_of(session, model.id, limit, below)
             tags = queries.tags_of(session, (version.id for version in found))
             return [version_summary(version, tags[version.id]) for version in found]
+
+    def find_digest(self, stub_text: str, digits: str, caller: Caller = ANYONE) -> str | None:
+        """The digest, of a model's versions, that begins with these hex digits."""
+        with self.database.read() as session:
+            model = _find_model(session, parse_stub(stub_text), caller)
+            version = queries.version_by_digits(session, model.id, digits)
+            return version.digest if version else None
 
     def names(self, caller: Caller = ANYONE, after: str | None = None, limit: int = 1_000) -> NamePage:
         """Every model that is there for the caller, by name, also one whose versions are all yanked."""

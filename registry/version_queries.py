@@ -9,7 +9,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from registry import listings
-from registry.queries import LATEST, move_tag
+from registry.queries import LATEST, SUMMARY, move_tag
 from registry.tables import Blob, File, Lineage, Name, Tag, Version
 
 
@@ -41,12 +41,13 @@ def made_from(session: Session, version_id: int) -> Sequence[Lineage]:
     return session.scalars(statement).all()
 
 
-def used_by(session: Session, targets: Iterable[str], limit: int = 1_000) -> Sequence[tuple[Lineage, Version]]:
-    """Versions that were made from one of the targets, the newest first."""
+def used_by(session: Session, targets: Iterable[str], limit: int | None) -> Sequence[tuple[Lineage, Version]]:
+    """Summaries of the versions that were made from one of the targets, the newest first; all without a limit."""
     statement = (
         select(Lineage, Version)
         .join(Version, Version.id == Lineage.version_id)
         .where(Lineage.target.in_(list(targets)), Version.deleted_at.is_(None))
+        .options(*SUMMARY)
         .order_by(Version.id.desc(), Lineage.relation)
         .limit(limit)
     )

@@ -33,7 +33,7 @@ from registry.routes.content import blob_content, cache_control_of, serve
 from registry.routes.depends import GateDep, RegistryDep
 from registry.routes.huggingface_files import repository_files
 from registry.routes.problems import problem_of
-from registry.schemas import FileView, ModelSummary, SearchIn, VersionSummary, VersionView
+from registry.schemas import FileView, ModelSummary, SearchIn, VersionSummary
 from registry.service import Registry
 from zoo.manifest import Metadata
 from zoo.stub import Stub, is_tag
@@ -147,7 +147,7 @@ def tree(
     recursive: bool = False,
 ) -> list[dict[str, Any]]:
     """The files and folders of a folder, or everything below it."""
-    view = _resolve(registry, repository, revision, reader)
+    view = registry.resolve(_pinned(registry, repository, revision, reader), caller=reader)
     prefix = f"{path.rstrip('/')}/" if path else ""
     below = {
         name.removeprefix(prefix): file for name, file in repository_files(view).items() if name.startswith(prefix)
@@ -167,7 +167,7 @@ def model(
     repository: RepositoryDep, registry: RegistryDep, reader: ReaderDep, revision: str = MAIN, blobs: bool = False
 ) -> dict[str, Any]:
     """What is known of a model at a revision."""
-    view = _resolve(registry, repository, revision, reader)
+    view = registry.resolve(_pinned(registry, repository, revision, reader), caller=reader)
     facts = Metadata.model_validate(view.manifest["metadata"])
     return {
         **_info(write_repo_id(repository) or repository.name, view.digest, view.created_at, facts),
@@ -181,38 +181,33 @@ def resolve(
     repository: RepositoryDep, revision: str, path: str, request: Request, registry: RegistryDep, reader: ReaderDep
 ) -> Response:
     """A file's bytes at a revision; the ETag is the plain hex digest, under which the library caches the file."""
-    view = _resolve(registry, repository, revision, reader)
+    stub = _pinned(registry, repository, revision, reader)
+    view = registry.resolve(stub, caller=reader)
     file = repository_files(view).get(path)
     if file is None:
         raise UnknownFileError(f"{view.name}@v{view.version} has no file {path[:200]!a}")
     content = blob_content(registry, file.sha256)
     digest = file.sha256.removeprefix("sha256:")
-    pin = _pin(registry, repository, revision, reader)
     headers = {
         "X-Repo-Commit": _commit(view.digest),
         "X-Linked-Etag": f'"{digest}"',
         "X-Linked-Size": str(file.size_bytes),
     }
     name = path.rpartition("/")[2]
-    cache_control = cache_control_of(repository.pinned(pin))
+    cache_control = cache_control_of(Stub.parse(stub))
     return serve(request, replace(content, etag=digest, name=name, cache_control=cache_control, headers=headers))
 
 
-def _resolve(registry: Registry, repository: Stub, revision: str, reader: Caller) -> VersionView:
-    pin = _pin(registry, repository, revision, reader)
-    return registry.resolve(str(repository.pinned(pin)), caller=reader)
-
-
-def _pin(registry: Registry, repository: Stub, revision: str, reader: Caller) -> str:
-    """The pin that a revision means; raises `UnknownVersionError`."""
+def _pinned(registry: Registry, repository: Stub, revision: str, reader: Caller) -> str:
+    """The stub of a repository at a revision; raises `UnknownVersionError`."""
     if revision == MAIN:
-        return "latest"
+        return str(repository.pinned("latest"))
     if _COMMIT.match(revision):
-        found = [v.digest for v in registry.versions(str(repository), reader) if _commit(v.digest) == revision]
-        if found:
-            return found[0]
+        digest = registry.find_digest(str(repository), revision, reader)
+        if digest:
+            return str(repository.pinned(digest))
     elif is_tag(revision) or _VERSION.match(revision) or _DIGEST.match(revision):
-        return revision
+        return str(repository.pinned(revision))
     raise UnknownVersionError(f"{repository} has no revision {revision[:100]!a}: it is main, v1, a tag or a commit")
 
 

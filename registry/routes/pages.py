@@ -31,6 +31,7 @@ REPORT_NAME = "report.json"
 
 MAX_COUNTED = 1_000  # models that facets are counted among
 MAX_CHOICES = 12
+MAX_VERSIONS = 50
 
 TRAINED_TASKS = (None, "question_answering", "masked_language_modeling")  # a base model is fine-tuned for another
 
@@ -120,7 +121,8 @@ def model(
         "facts": manifest.metadata,
         "files": _by_role(view),
         "roles": {file.role.value for file in view.files},
-        "versions": registry.versions(view.name, caller),
+        "versions": registry.newest_versions(view.name, caller, MAX_VERSIONS + 1),
+        "max_versions": MAX_VERSIONS,
         "card": _card(registry, view),
         "chart": _chart(registry, view),
         "recipes": recipes,

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from zoo.errors import TrainingError
 from zoo.modifiers import QuantizationModifier
 from zoo.recipe import Recipe
-from zoo.train.quantization import quantize, set_observing
+from zoo.train.quantization import Scheme, quantize, quantized_modules, set_observing
 from zoo.train.session import scheme_of
 
 WEIGHTS = "model.safetensors"
@@ -70,12 +71,39 @@ def _requantize(model: PreTrainedModel, folder: Path, state: dict[str, Tensor]) 
     for modifier in Recipe.load(path).modifiers:
         if isinstance(modifier, QuantizationModifier):
             quantize(model, scheme_of(modifier))
-    result = model.load_state_dict(state, strict=False)
-    missing = [k for k in result.missing_keys if any(part in f".{k}" for part in _QUANTIZERS)]
-    if missing or result.unexpected_keys:
-        wrong = ", ".join([*missing, *result.unexpected_keys][:5])
+    shapes = {k: v.shape for k, v in model.state_dict().items() if any(part in f".{k}" for part in _QUANTIZERS)}
+    stored = {k: v.shape for k, v in state.items()}
+    if shapes != stored:
+        wrong = ", ".join(sorted(k for k in shapes.keys() | stored.keys() if shapes.get(k) != stored.get(k))[:5])
         raise TrainingError(f"{path} doesn't describe how {folder / WEIGHTS} was quantized; they differ in {wrong}")
+    model.load_state_dict(state, strict=False)
     set_observing(model, False)
+
+
+def inherited_quantization(base: Path, model: nn.Module, recipe: Recipe) -> tuple[QuantizationModifier, ...]:
+    """Return the quantization that the model loaded from `base` has already, if the recipe doesn't bring its own.
+
+    Raises TrainingError where the recipe's own would quantize otherwise: grids that are there stay.
+    """
+    if not any(True for _ in quantized_modules(model)):
+        return ()
+    earlier, own = (r.of_type(QuantizationModifier) for r in (Recipe.load(base / "recipe.yaml"), recipe))
+    if own:
+        _check_same([scheme_of(m) for m in earlier], [scheme_of(m) for m in own], base)
+        return ()
+    now = {"start_epoch": -1.0, "disable_quantization_observer_epoch": None, "freeze_bn_stats_epoch": None}
+    return tuple(modifier.model_copy(update=now) for modifier in earlier)
+
+
+def _check_same(earlier: list[Scheme], own: list[Scheme], base: Path) -> None:
+    if earlier == own:
+        return
+    pairs = [(asdict(a), asdict(b)) for a, b in zip(earlier, own, strict=False)]
+    differing = ", ".join(dict.fromkeys(key for a, b in pairs for key in a if a[key] != b[key])) or "their number"
+    raise TrainingError(
+        f"the model in {base} is quantized already, and the recipe's QuantizationModifier differs in {differing}; "
+        "leave it out to keep the model's own, or start from a model that isn't quantized"
+    )
 
 
 def load_tokenizer(folder: Path) -> Any:

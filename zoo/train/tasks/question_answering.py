@@ -21,15 +21,14 @@ from transformers import set_seed
 
 from zoo.answers import Answer, Example, best_answers, read_squad, squad_metrics
 from zoo.errors import TrainingError, ZooError
-from zoo.modifiers import DistillationModifier, PerLayerDistillationModifier, QuantizationModifier
-from zoo.recipe import Recipe
+from zoo.modifiers import DistillationModifier, PerLayerDistillationModifier
 from zoo.train.allocator import keep_freed_memory
 from zoo.train.arguments import DataArguments, ModelArguments, RunArguments, check_output, parse
 from zoo.train.distillation import LayerOutputs, ModelTeacher, RememberedTeacher, Teacher
 from zoo.train.dropout import set_dropout, use_byte_dropout
 from zoo.train.features import Collator, Feature, Features, make_features, predict
-from zoo.train.models import load_model, load_tokenizer
-from zoo.train.quantization import ATTENTION, quantized_modules
+from zoo.train.models import inherited_quantization, load_model, load_tokenizer
+from zoo.train.quantization import ATTENTION
 from zoo.train.report import build_report
 from zoo.train.sources import recipe_of, training_folder
 from zoo.train.trainer import Trainer, in_float32, last_checkpoint
@@ -108,17 +107,18 @@ class Run:
         return found
 
     def _load(self) -> None:
-        self.base = training_folder(self.model_args.model_name_or_path)
-        self.model = load_model(self.base)
+        base = training_folder(self.model_args.model_name_or_path)
+        self.model = load_model(base)
         self.model.set_attn_implementation(ATTENTION)
         if self.model_args.dropout is not None:
             set_dropout(self.model, self.model_args.dropout)
         chosen = self.model_args.tokenizer_name
-        self.tokenizer = load_tokenizer(self.base if chosen is None else training_folder(chosen))
+        self.tokenizer = load_tokenizer(base if chosen is None else training_folder(chosen))
         self.plain: Tokenizer = self.tokenizer.backend_tokenizer
         self.recipe = recipe_of(self.model_args.recipe, self.model_args.recipe_args)
         for finding in self.recipe.lint() if self.model_args.recipe else []:
             log.info("recipe: %s", finding)
+        self.inherited = inherited_quantization(base, self.model, self.recipe)
         if self.run_args.load_best_model_at_end and self.recipe.modifiers:
             raise TrainingError("--load_best_model_at_end would undo what the recipe does later; leave it out")
         limit = int(getattr(self.model.config, "max_position_embeddings", self.data_args.max_seq_length))
@@ -179,7 +179,7 @@ class Run:
             data_collator=self.collator,
             processing_class=self.tokenizer,
             recipe=self.recipe,
-            inherited=_inherited(self.base, self.model, self.recipe),
+            inherited=self.inherited,
             teacher=self._teacher() if args.do_train else None,
             lengths=train.lengths if self.data_args.group_by_length else None,
         )
@@ -247,15 +247,6 @@ class Run:
             max_length=self.data_args.max_seq_length,
         )
         log.info("exported to %s", path)
-
-
-def _inherited(base: Path, model: nn.Module, recipe: Recipe) -> tuple[QuantizationModifier, ...]:
-    """Return the quantization that the base model already has, if the recipe doesn't bring its own."""
-    if not any(True for _ in quantized_modules(model)) or recipe.of_type(QuantizationModifier):
-        return ()
-    earlier = Recipe.load(base / "recipe.yaml").of_type(QuantizationModifier)
-    now = {"start_epoch": -1.0, "disable_quantization_observer_epoch": None, "freeze_bn_stats_epoch": None}
-    return tuple(modifier.model_copy(update=now) for modifier in earlier)
 
 
 class QuestionAnsweringTrainer(Trainer):

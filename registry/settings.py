@@ -34,10 +34,10 @@ class Settings(BaseSettings):
     require_token       None: writes need a token once one exists, or when host isn't loopback
     max_blob_bytes      largest file accepted
     max_chunk_bytes     largest chunk of an upload accepted
-    max_body_bytes      largest JSON body accepted
+    max_body_bytes      largest JSON body accepted where a writer's token is asked for; elsewhere a MiB at most
     max_requests        requests served at once; more get 503
     requests_per_minute of one token or address; more get 429. None: 6,000, and unlimited on loopback; 0: unlimited
-    upload_idle_s       a body that stays silent for this many seconds ends
+    upload_idle_s       a body that stays silent for this many seconds ends, as does one that comes very slowly
     upload_expires_s    an upload that isn't continued for this many seconds is forgotten
     """
 

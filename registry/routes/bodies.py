@@ -9,8 +9,15 @@ from typing import Any, NoReturn
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope
 
 from registry.errors import InvalidRequestError, TooLargeError
+from registry.routes.depends import check_writer
+from registry.routes.receive import parts
+
+MAX_OPEN_BYTES = 1 << 20  # of a body that anybody may send; ten thousand digests fit
+_LARGE_BYTES = 1 << 16  # takes longer to parse than to hand to a thread
 
 
 def read_json(data: bytes) -> Any:
@@ -30,32 +37,42 @@ def read_json(data: bytes) -> Any:
 
 
 class StrictRoute(APIRoute):
-    """A route whose JSON body is read by `read_json`, up to the limit of the settings."""
+    """A route whose JSON body is read by `read_json`, up to a limit, and after the token that writing needs."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler, on a stricter request."""
         handler = super().get_route_handler()
+        writes = any(needed.call is check_writer for needed in self.dependant.dependencies)
 
         async def strict(request: Request) -> Response:
-            return await handler(_StrictRequest(request.scope, request.receive))
+            if writes:  # FastAPI itself asks after it has read the body
+                await run_in_threadpool(check_writer, request)
+            largest = request.app.state.settings.max_body_bytes
+            limit = largest if writes else min(largest, MAX_OPEN_BYTES)
+            return await handler(_StrictRequest(request.scope, request.receive, limit))
 
         return strict
 
 
 class _StrictRequest(Request):
+    def __init__(self, scope: Scope, receive: Receive, limit_bytes: int) -> None:
+        super().__init__(scope, receive)
+        self._limit_bytes = limit_bytes
+
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
-            limit, parts, size = self.app.state.settings.max_body_bytes, [], 0
-            async for part in self.stream():
+            held, size = list[bytes](), 0
+            async for part in parts(self, self.app.state.settings.upload_idle_s):
                 size += len(part)
-                if size > limit:
-                    raise TooLargeError(f"the body is larger than {limit} bytes")
-                parts.append(part)
-            self._body = b"".join(parts)
+                if size > self._limit_bytes:
+                    raise TooLargeError(f"the body is larger than {self._limit_bytes} bytes")
+                held.append(part)
+            self._body = b"".join(held)
         return self._body
 
     async def json(self) -> Any:
-        return read_json(await self.body())
+        data = await self.body()
+        return await run_in_threadpool(read_json, data) if len(data) > _LARGE_BYTES else read_json(data)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -52,8 +52,11 @@ def _caller(request: Request) -> Caller:
     return _at(request, _gate(request).identify(authorization))
 
 
-def _writer(request: Request) -> Caller:
-    return _at(request, _gate(request).check_writer(request.headers.get("authorization")))
+def check_writer(request: Request) -> Caller:
+    """The caller, if it may write; looked up once a request. Raises `UnauthorizedError`."""
+    if not hasattr(request.state, "writer"):
+        request.state.writer = _at(request, _gate(request).check_writer(request.headers.get("authorization")))
+    return cast("Caller", request.state.writer)
 
 
 def _at(request: Request, caller: Caller) -> Caller:
@@ -68,4 +71,4 @@ GateDep = Annotated[Gate, Depends(_gate)]
 BenchmarksDep = Annotated[Benchmarks, Depends(_benchmarks)]
 CallerDep = Annotated[Caller, Depends(_caller)]
 OverviewsDep = Annotated[Overviews, Depends(_overviews)]
-WriterDep = Annotated[Caller, Depends(_writer)]
+WriterDep = Annotated[Caller, Depends(check_writer)]

@@ -1,8 +1,9 @@
-"""Bodies of bytes, taken in bounded by size and by silence."""
+"""Bodies, taken in bounded by size, by silence and by slowness."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 from fastapi import Request
@@ -11,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from registry.errors import InvalidRequestError, RegistryError, TooLargeError
 from registry.storage import BLOCK_BYTES, IncomingFile
 
+MIN_BYTES_PER_S = 4_096  # on average, after a first silence: who sends a byte now and then holds no place for long
 _DRAIN_BYTES = 1 << 24
 
 
@@ -43,21 +45,30 @@ async def refuse(request: Request, idle_s: float, error: RegistryError) -> Regis
     return error
 
 
+async def parts(request: Request, idle_s: float) -> AsyncIterator[bytes]:
+    """The body as it comes; raises `InvalidRequestError` after a silence, or when it comes too slowly."""
+    stream, size, waited = request.stream(), 0, 0.0
+    while True:
+        started = time.monotonic()
+        try:
+            part = await asyncio.wait_for(anext(stream, None), min(idle_s, idle_s + size / MIN_BYTES_PER_S - waited))
+        except TimeoutError:
+            raise InvalidRequestError(f"the body came too slowly, or stopped for {idle_s:g} s; send it again") from None
+        if part is None:
+            return
+        waited += time.monotonic() - started
+        size += len(part)
+        yield part
+
+
 async def _blocks(request: Request, idle_s: float) -> AsyncIterator[bytes]:
     """The body in blocks of about a MiB."""
-    stream = request.stream()
-    parts, size = list[bytes](), 0
-    while True:
-        try:
-            part = await asyncio.wait_for(anext(stream, None), idle_s)
-        except TimeoutError:
-            raise InvalidRequestError(f"no bytes came for {idle_s:g} s; send them again") from None
-        if part is None:
-            break
-        parts.append(part)
+    held, size = list[bytes](), 0
+    async for part in parts(request, idle_s):
+        held.append(part)
         size += len(part)
         if size >= BLOCK_BYTES:
-            yield b"".join(parts)
-            parts, size = [], 0
-    if parts:
-        yield b"".join(parts)
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)

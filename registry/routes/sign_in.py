@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from registry.errors import InvalidRequestError, UnauthorizedError
 from registry.routes.depends import CallerDep, GateDep, SettingsDep
+from registry.routes.receive import parts
 from registry.web import COOKIE, page
 
 MAX_FORM_BYTES = 4_096
@@ -29,7 +30,7 @@ def show(request: Request, caller: CallerDep, failed: Annotated[bool, Query()] =
 @router.post("/sign-in")
 async def sign_in(request: Request, gate: GateDep, settings: SettingsDep) -> Response:
     """Keeps the token in a cookie that scripts can't read and other sites can't send."""
-    token = await _field(request, "secret")
+    token = await _field(request, "secret", settings.upload_idle_s)
     try:
         await run_in_threadpool(gate.identify, f"Bearer {token}")
     except UnauthorizedError:
@@ -48,9 +49,9 @@ def sign_out() -> Response:
     return answer
 
 
-async def _field(request: Request, name: str) -> str:
+async def _field(request: Request, name: str, idle_s: float) -> str:
     body = b""
-    async for part in request.stream():
+    async for part in parts(request, idle_s):
         body += part
         if len(body) > MAX_FORM_BYTES:
             raise InvalidRequestError("the form is too large")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -10,6 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from registry.routes import bodies
+from registry.routes.bodies import MAX_OPEN_BYTES, read_json
 from tests.registry.builders import digest_of, small
 from tests.registry.conftest import Site
 
@@ -73,6 +76,38 @@ def test_row_34_other_content_types_are_refused(client: TestClient) -> None:
 def test_row_34_a_body_over_the_limit_is_413(client: TestClient, site: Site) -> None:
     body = b'{"digests": ["' + b"a" * site.settings.max_body_bytes + b'"]}'
     assert refused(client.post("/api/v1/blobs/missing", content=body, headers=JSON)) == "TOO_LARGE"
+
+
+def test_row_45_the_token_is_asked_for_before_the_body(sqlite_site: Site) -> None:
+    client = sqlite_site.client
+    sqlite_site.token()
+    large = b'{"manifest": "' + b"a" * sqlite_site.settings.max_body_bytes + b'"}'
+    for method, path in (("POST", "/api/v1/versions"), ("PUT", "/api/v1/tags"), ("POST", "/api/v1/uploads")):
+        for body in (b"{", large):
+            answer = client.request(method, path, content=body, headers=JSON)
+            assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHORIZED"), path
+
+
+def test_row_45_who_needs_no_token_sends_little(sqlite_site: Site) -> None:
+    body = b'{"digests": ["' + b"a" * MAX_OPEN_BYTES + b'"]}'
+    assert refused(sqlite_site.client.post("/api/v1/blobs/missing", content=body, headers=JSON)) == "TOO_LARGE"
+    manifest = small().manifest | {"metadata": {"description": "x" * MAX_OPEN_BYTES}}
+    assert refused(sqlite_site.client.post("/api/v1/versions", json={"manifest": manifest})) == "MANIFEST_INVALID"
+
+
+def test_row_45_a_large_body_is_parsed_beside_the_event_loop(
+    sqlite_site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops = list[bool]()
+
+    def read(data: bytes) -> Any:
+        loops.append(asyncio._get_running_loop() is not None)
+        return read_json(data)
+
+    monkeypatch.setattr(bodies, "read_json", read)
+    body = b'{"digests": [' + b'"a",' * 100_000 + b'"a"]}'
+    refused(sqlite_site.client.post("/api/v1/blobs/missing", content=body, headers=JSON))
+    assert loops == [False]
 
 
 def test_row_34_metadata_is_bounded(client: TestClient) -> None:

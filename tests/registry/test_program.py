@@ -100,7 +100,7 @@ def test_row_39_a_lost_answer_is_repeated_by_the_next_try(shared_program: Progra
         head = "POST /api/v1/versions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         with connect(shared_program) as opened:
             opened.sendall(f"{head}Content-Length: {len(request.content)}\r\n\r\n".encode() + request.content)
-        assert wait_for(lambda: client.get("/api/v1/resolve", params={"stub": "zoo:tiny"}).status_code == 200)
+            assert wait_for(lambda: client.get("/api/v1/resolve", params={"stub": "zoo:tiny"}).status_code == 200)
         answer = client.send(request)
         assert (answer.status_code, answer.json()["version"]) == (200, 1)
 
@@ -120,6 +120,31 @@ def test_row_45_a_silent_uploader_is_sent_away(shared_program: Program) -> None:
         answer = opened.recv(65_536)
     assert answer.startswith(b"HTTP/1.1 400")
     assert wait_for(lambda: not list((shared_program.settings.storage / "incoming").iterdir()))
+
+
+OPEN_BODIES = [
+    ("/api/v1/blobs/missing", "application/json"),
+    ("/v2/graphql", "application/json"),
+    ("/sign-in", "application/x-www-form-urlencoded"),
+]
+
+
+@pytest.mark.parametrize(("path", "kind"), OPEN_BODIES)
+def test_row_45_a_silent_or_dripping_sender_is_sent_away(shared_program: Program, path: str, kind: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n"
+    for drips in (False, True):
+        with connect(shared_program) as opened:
+            opened.sendall(head.encode())
+            opened.settimeout(0.2)
+            answer, deadline = b"", time.monotonic() + 8
+            while not answer and time.monotonic() < deadline:
+                try:
+                    if drips:
+                        opened.sendall(b" ")
+                    answer = opened.recv(65_536)
+                except TimeoutError:
+                    continue
+        assert answer.startswith(b"HTTP/1.1 400"), (path, drips)
 
 
 def test_answers_come_without_waiting_for_acknowledgements(shared_program: Program) -> None:

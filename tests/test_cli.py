@@ -66,6 +66,26 @@ def test_wrong_input_says_what_and_exits(zoo_command, arguments: list[str], code
     assert said in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["auth", "whoami"],
+        ["search"],
+        ["search", "--best-for", "this-cpu"],
+        ["lineage", "zoo:a"],
+        ["tag", "zoo:a@v1", "prod"],
+        ["yank", "zoo:a@v1", "--undo"],
+        ["delete", "zoo:a@v1", "--reason", "wrong"],
+    ],
+    ids=" ".join,
+)
+def test_offline_no_command_asks_the_registry(zoo_command, arguments: list[str]) -> None:
+    done = zoo_command(*arguments, ZOO_OFFLINE="1")
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "while offline; the variable ZOO_OFFLINE says so" in done.stderr
+    assert "serve" not in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [["pull", "zoo:A"], ["nonsense"], ["pull", "zoo:a-b"]])
 def test_an_error_is_one_json_object(zoo_command, arguments: list[str]) -> None:
     done = zoo_command(*arguments, "--json")

@@ -22,10 +22,12 @@ from zoo.version import BenchmarkView, BestPage, NamePage, SearchPage, VersionSu
 class RegistryClient:
     """One registry, one thread; `blobs` are its files. A context manager that closes its connections.
 
-    Raises `NotFoundError`, `AccessError`, `ConflictError`, `UnavailableError`, `IntegrityError`, `ManifestError`.
+    Raises `NotFoundError`, `AccessError`, `ConflictError`, `UnavailableError`, `IntegrityError`, `ManifestError`;
+    the settings' `offline` is `UnavailableError` at once.
     """
 
     def __init__(self, settings: Settings, *, public_hops: bool = False) -> None:
+        settings.check_online(f"ask {settings.endpoint}")
         self.endpoint = settings.endpoint
         self._connection = Connection(settings, public_hops=public_hops)
         self.blobs = Blobs(self._connection)

@@ -11,7 +11,7 @@ from typing import Protocol
 from zoo.benchmark import BenchmarkRecord, this_hardware
 from zoo.client import RegistryClient
 from zoo.disk import hash_file
-from zoo.errors import AccessError, IntegrityError, StubError, UnavailableError, ZooError
+from zoo.errors import AccessError, IntegrityError, StubError, ZooError
 from zoo.layout import Layout, LeftOut, LocalFile, read_layout
 from zoo.manifest import FileEntry, Manifest
 from zoo.problems import MissingBlobsError, TooLargeError
@@ -57,8 +57,7 @@ def publish(
     """
     settings = settings or Settings.load()
     target, wanted_tags = _target(stub, tags)
-    if settings.offline:
-        raise UnavailableError(f"can't publish {target} while offline")
+    settings.check_online(f"publish {target}")
     layout = read_layout(Path(folder), target)
     with RegistryClient(settings) as client:
         _check_rights(client)

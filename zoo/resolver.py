@@ -89,9 +89,7 @@ class Resolver:
 
     def client(self, purpose: str) -> RegistryClient:
         """The connection to the registry, made when it is first needed; raises `UnavailableError` when offline."""
-        if self._settings.offline:
-            origin = self._settings.origins.get("offline", "the settings")
-            raise UnavailableError(f"can't {purpose} while offline ({origin} says so)")
+        self._settings.check_online(purpose)
         if self._client is None:
             from zoo.client import RegistryClient  # httpx is loaded when a request is made
 

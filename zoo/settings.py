@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 import platformdirs
 
-from zoo.errors import ZooError
+from zoo.errors import UnavailableError, ZooError
 from zoo.progress import ZooWarning
 
 APP = "sparrow-zoo"
@@ -101,6 +101,12 @@ class Settings:
         found = _find([_flag_layer(flags), _environment_layer(environ)], folder)
         values: dict[str, Any] = {key: value for key, (value, _) in found.items()}
         return cls(**values, origins={key: origin for key, (_, origin) in found.items()})
+
+    def check_online(self, purpose: str) -> None:
+        """Raises `UnavailableError` if no request may be made; whatever makes one calls it first."""
+        if self.offline:
+            origin = self.origins.get("offline", "a setting")
+            raise UnavailableError(f"can't {purpose} while offline; {origin} says so, change that first")
 
 
 def save_token(settings: Settings, token: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import zoo
 from tests.zoo.live_registry import serving
 from zoo.benchmark import BenchmarkRecord, Hardware, this_hardware
 from zoo.client import RegistryClient
-from zoo.errors import NotFoundError
+from zoo.errors import NotFoundError, UnavailableError
 from zoo.publish import publish_benchmark
 from zoo.settings import Settings
 
@@ -60,6 +60,8 @@ def test_a_record_is_published_once_and_found_as_the_best(tmp_path: Path) -> Non
             assert client.best(this_hardware(), latency_max_ms=12).items == ()
             other = Hardware(cpu="unknown", isa=this_hardware().isa, cores=this_hardware().cores)
             assert client.best(other).measured_on == "isa"
+        with pytest.raises(UnavailableError, match="while offline"):
+            publish_benchmark(STUB, Measured(), settings=replace(settings, offline=True))
         with pytest.raises(NotFoundError):
             publish_benchmark("zoo:nothing", Measured(), settings=settings)
         command = [sys.executable, "cli.py", "--json", "search", "--best-for", "this-cpu", "--f1-min", "80"]

@@ -53,8 +53,7 @@ def fetch(repo_id: str, revision: str | None = None, *, pickles: bool = False) -
     Raises `NotFoundError`, `AccessError` (also for a redirect into this machine's network), `UnavailableError`,
     `IntegrityError` (wrong bytes).
     """
-    if Settings.load().offline:  # the library asks this of its own client alone, which is replaced below
-        raise UnavailableError(f"{PREFIX}{repo_id} can't be fetched offline; unset ZOO_OFFLINE and HF_HUB_OFFLINE")
+    Settings.load().check_online(f"fetch {PREFIX}{repo_id}")  # the library asks its own client, replaced below, alone
     # the transfer program of the newer protocol makes its own connections, past the check of addresses
     constants.HF_HUB_DISABLE_XET = True
     set_client_factory(_client)

@@ -83,14 +83,14 @@ def test_a_revision_is_followed_and_what_is_not_there_is_said(hub: str, tmp_path
         assert "hf:" in refused.stderr
     again = _zoo(hub, tmp_path, "import", f"hf:{NAME}", "--out", tmp_path / "a", code=1)
     assert "--out" in again.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "hf", "zoo"] or not (tmp_path / "b").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "hf"]
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "ZOO_OFFLINE"])
 def test_offline_no_hub_is_asked(hub: str, tmp_path: Path, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zoo.importing.hub._client", None)
     monkeypatch.setenv(variable, "1")
-    with pytest.raises(UnavailableError, match="offline; unset"):
+    with pytest.raises(UnavailableError, match=f"while offline; the variable {variable}"):
         import_model(f"hf:{NAME}", tmp_path / "model")
 
 
@@ -280,4 +280,6 @@ def test_the_converting_process_has_no_network() -> None:
         leave = f"import runpy; runpy.run_path({unpickle.__file__!r})['_leave_network']()"
         assert subprocess.run([sys.executable, "-c", connect]).returncode == 0
         done = subprocess.run([sys.executable, "-c", f"{leave}; {connect}"], capture_output=True, text=True)
-    assert "unreachable" in done.stderr.lower() or done.returncode == unpickle.NO_ISOLATION
+    if done.returncode == unpickle.NO_ISOLATION:
+        pytest.skip(done.stderr.strip())
+    assert "unreachable" in done.stderr.lower()

@@ -47,19 +47,22 @@ def readable(session: Session, digests: Sequence[str], caller: Caller) -> list[s
     found = set[str]()
     for start in range(0, len(digests), _CHUNK):
         part = digests[start : start + _CHUNK]
-        sent = select(Offer.digest).where(Offer.digest.in_(part), Offer.token_id == caller.token_id)
+        if caller.token_id:
+            sent = select(Offer.digest).where(Offer.digest.in_(part), Offer.token_id == caller.token_id)
+            found.update(session.scalars(sent))
         models = (
             select(File.digest).join(Version, Version.id == File.version_id).join(Model, Model.id == Version.model_id)
         )
         shown = models.where(File.digest.in_(part), visible(caller, Model)).distinct()
-        found.update(session.scalars(sent), session.scalars(shown))
+        found.update(session.scalars(shown))
     return [digest for digest in digests if digest in found]
 
 
 def note_sender(session: Session, digest: str, token_id: int) -> None:
-    """Remembers that these bytes were sent with this token, or without one for 0."""
-    session.merge(Offer(digest=digest, token_id=token_id))
-    session.flush()
+    """Remembers that these bytes were sent with this token; who has none can't be told from another."""
+    if token_id:
+        session.merge(Offer(digest=digest, token_id=token_id))
+        session.flush()
 
 
 def mark_checked(session: Session, digest: str, now: datetime, *, is_sound: bool) -> None:

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from registry import admin
 from registry.caller import Grant
+from registry.db import Database
 from registry.errors import InvalidRequestError
 from registry.settings import Settings
+from registry.tables import Offer
 from tests.registry.builders import Folder, digest_of, small
 from tests.registry.conftest import ROOT, Site, open_site
 from tests.registry.test_auth import bearer
@@ -146,6 +149,22 @@ def test_row_36_private_bytes_are_neither_read_nor_probed_nor_borrowed(site: Sit
     sent = site.client.put(f"/api/v1/blobs/{digest}", content=SECRET, headers=other)
     assert sent.status_code == 201  # as for bytes that nobody had
     assert site.client.post("/api/v1/versions", json={"manifest": thief.manifest}, headers=other).status_code == 201
+
+
+def test_row_36_bytes_sent_before_the_first_token_become_private_with_their_model(site: Site) -> None:
+    """Everybody without a token is another stranger, and none of them the one who sent the bytes."""
+    small("zoo:@acme/tiny").publish(site.client)
+    url = f"/api/v1/blobs/{digest_of(b'weights')}"
+    assert site.client.get(url).status_code == 200
+    admin.set_scope(site.settings, "@acme", private=True)
+    headers = token(site, "write:@acme/*")
+    database = Database(site.settings.database)
+    with database.read() as session:
+        assert session.scalars(select(Offer.token_id)).all() == []
+    database.write(lambda session: session.add(Offer(digest=digest_of(b"weights"), token_id=0)))  # as it was kept once
+    database.close()
+    assert site.client.get(url).status_code == 404
+    assert site.client.get(url, headers=headers).status_code == 200
 
 
 def test_row_36_a_token_writes_within_its_scopes_only(site: Site, acme: dict[str, str]) -> None:

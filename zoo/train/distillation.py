@@ -8,7 +8,7 @@ Padded positions take no part: their logits are set so low, in both, that their 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,7 +19,8 @@ from torch.nn import functional
 from zoo.errors import TrainingError
 
 Outputs = Mapping[str, Tensor]
-_NOT_FOR_TEACHERS = ("labels", "_positions", "feature_index")
+_FEATURES = "feature_index"
+_NOT_FOR_TEACHERS = ("labels", "_positions", _FEATURES)
 _NEVER = -1e9  # as a logit; exp of it is 0 in float32 at every temperature below 1e6
 
 
@@ -54,13 +55,18 @@ def distillation_loss(
     """Return the mean over `keys` of the loss above, a float32 scalar.
 
     Outputs are [batch, ...] with classes or positions last. mask: [batch, sequence], 0 at padding; it acts on
-    outputs of exactly its shape. Raises TrainingError when outputs lack a key or differ in shape.
+    outputs of exactly its shape. Raises TrainingError when there are no keys, outputs lack one or differ in shape.
     """
+    if not keys:
+        raise TrainingError(
+            f"student and teacher share no output to distil: the student gives {_names(student)}, the teacher "
+            f"{_names(teacher)}; a model to distil must return a tensor, or a mapping of named tensors"
+        )
     losses = []
     for key in keys:
         if key not in student or key not in teacher:
             raise TrainingError(
-                f"distill_output_keys names {key!r}; student and teacher share {_shared(student, teacher)}"
+                f"distill_output_keys names {key!r}; student and teacher share {_names(set(student) & set(teacher))}"
             )
         if student[key].shape != teacher[key].shape:
             shapes = f"{tuple(student[key].shape)} and {tuple(teacher[key].shape)}"
@@ -69,8 +75,8 @@ def distillation_loss(
     return torch.stack(losses).mean()
 
 
-def _shared(student: Outputs, teacher: Outputs) -> str:
-    return ", ".join(sorted(set(student) & set(teacher))) or "nothing"
+def _names(outputs: Iterable[str]) -> str:
+    return ", ".join(sorted(outputs)) or "nothing"
 
 
 def _divergence(student: Tensor, teacher: Tensor, temperature: float, mask: Tensor | None) -> Tensor:
@@ -154,6 +160,19 @@ def float_outputs(outputs: Any) -> dict[str, Tensor]:
     return {k: v for k, v in pairs if k != "loss" and isinstance(v, Tensor) and v.is_floating_point()}
 
 
+def teacher_inputs(inputs: Mapping[str, Any], keys: Sequence[str] | None) -> Mapping[str, Any]:
+    """Return the inputs that a teacher is asked with: those of `keys`, or all, and which features they are.
+
+    Raises TrainingError where a batch lacks a key.
+    """
+    if keys is None:
+        return inputs
+    if missing := [key for key in keys if key not in inputs]:
+        known = _names(key for key in inputs if not key.endswith(_NOT_FOR_TEACHERS))
+        raise TrainingError(f"teacher_input_keys names {missing[0]!r}; a batch has {known}")
+    return {key: value for key, value in inputs.items() if key in keys or key == _FEATURES}
+
+
 class ModelTeacher:
     """A model that teaches: in evaluation mode, without gradients, once for every batch."""
 
@@ -193,7 +212,7 @@ class RememberedTeacher:
 
     def __call__(self, inputs: Mapping[str, Any]) -> Outputs:
         """Return the stored outputs, padded to the batch's length."""
-        self._asked = (inputs["feature_index"].tolist(), inputs["input_ids"].shape[1])
+        self._asked = (inputs[_FEATURES].tolist(), inputs["input_ids"].shape[1])
         return {key: self._batch(rows) for key, rows in self.rows.items()}
 
     def __getitem__(self, name: str) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zoo.answers import Example, Window, label_positions, make_windows, plain_tokenizer
 from zoo.errors import TrainingError
-from zoo.train.distillation import LayerOutputs
+from zoo.train.distillation import LayerOutputs, teacher_inputs
 
 _MULTIPLE = 8
 _LOGITS = ("start_logits", "end_logits")
@@ -131,17 +131,19 @@ def predict(
     *,
     autocast: bool = False,
     layers: LayerOutputs | None = None,
+    keys: Sequence[str] | None = None,
 ) -> dict[str, list[Tensor]]:
     """Return start_logits and end_logits of every window, float32 [its length], without gradients.
 
-    With `layers`, which watch the model, also what each gave, by its name, [its length, ...].
+    With `layers`, which watch the model, also what each gave, by its name, [its length, ...]. With `keys`, the model
+    is given those inputs alone.
     """
     names = () if layers is None else layers.names
     rows: dict[str, list[Tensor]] = {key: [torch.empty(0)] * len(windows) for key in (*_LOGITS, *names)}
     was_training = model.training
     model.eval()
     for chosen in batches_by_length(windows, batch_size):
-        inputs = collator.inputs([windows[i] for i in chosen])
+        inputs = teacher_inputs(collator.inputs([windows[i] for i in chosen]), keys)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             outputs = model(**inputs)
         for key, target in rows.items():

@@ -38,6 +38,7 @@ from zoo.train.distillation import (
     distillation_loss,
     float_outputs,
     layer_loss,
+    teacher_inputs,
 )
 from zoo.train.pruners import Samples, pruners_of
 from zoo.train.quantization import Scheme, quantize, set_observing
@@ -125,7 +126,7 @@ class RecipeSession:
         taught: Outputs | None = None
         for modifier in self.distillations:
             if modifier.active(self.epoch) and self.teacher is not None and modifier.hardness > 0:
-                taught = self._ask(self.teacher, modifier, inputs)
+                taught = self.teacher(teacher_inputs(inputs, modifier.teacher_input_keys))
                 distilled = self._distil(modifier, taught, outputs, inputs)
                 self.losses["distillation_loss"] = float(distilled.detach())
                 total = (1 - modifier.hardness) * total + modifier.hardness * distilled
@@ -143,11 +144,6 @@ class RecipeSession:
                 "lower the learning rate or resume from an earlier checkpoint"
             )
         return total
-
-    @staticmethod
-    def _ask(teacher: Teacher, modifier: DistillationModifier, inputs: Mapping[str, Any]) -> Outputs:
-        keys = modifier.teacher_input_keys
-        return teacher(inputs if keys is None else {k: v for k, v in inputs.items() if k in keys})
 
     @staticmethod
     def _distil(modifier: DistillationModifier, taught: Outputs, outputs: Any, inputs: Mapping[str, Any]) -> Tensor:

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from zoo.errors import TrainingError
-from zoo.train.distillation import LayerOutputs, ModelTeacher, RememberedTeacher, distillation_loss, layer_loss
+from zoo.train.distillation import (
+    LayerOutputs,
+    ModelTeacher,
+    RememberedTeacher,
+    distillation_loss,
+    layer_loss,
+    teacher_inputs,
+)
 
 
 def test_equals_the_formula_of_sparseml() -> None:
@@ -44,6 +51,21 @@ def test_different_shapes_and_missing_outputs_are_named() -> None:
         distillation_loss({"a": torch.zeros(2, 4)}, {"a": torch.zeros(2, 5)}, ["a"], 1.0, None)
     with pytest.raises(TrainingError, match="'b'; student and teacher share a"):
         distillation_loss({"a": torch.zeros(2, 4)}, {"a": torch.zeros(2, 4)}, ["b"], 1.0, None)
+
+
+def test_outputs_without_names_in_common_are_explained() -> None:
+    with pytest.raises(
+        TrainingError, match=r"share no output to distil: the student gives nothing, the teacher logits"
+    ):
+        distillation_loss({}, {"logits": torch.zeros(2, 4)}, [], 1.0, None)
+
+
+def test_a_teacher_is_asked_with_the_inputs_that_the_recipe_names_and_the_features_they_are() -> None:
+    inputs = {"input_ids": 1, "token_type_ids": 2, "feature_index": 3}
+    assert teacher_inputs(inputs, None) == inputs
+    assert teacher_inputs(inputs, ["input_ids"]) == {"input_ids": 1, "feature_index": 3}
+    with pytest.raises(TrainingError, match="teacher_input_keys names 'ids'; a batch has input_ids, token_type_ids"):
+        teacher_inputs(inputs, ["ids"])
 
 
 def test_a_model_teaches_without_gradients_and_without_labels() -> None:

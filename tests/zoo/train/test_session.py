@@ -164,6 +164,13 @@ def test_a_teacher_is_followed() -> None:
     assert (student(x) - teacher(x)).abs().mean() < before
 
 
+def test_a_model_that_gives_tuples_is_told_apart_from_one_that_can_be_distilled() -> None:
+    text = "modifiers:\n  - !DistillationModifier {hardness: 1.0}\n"
+    session = RecipeSession(plain_model(), Recipe.load(text), STEPS, ModelTeacher(plain_model(1)))
+    with pytest.raises(TrainingError, match="return a tensor, or a mapping of named tensors"):
+        session.loss(torch.tensor(1.0), (torch.zeros(1, 4),), {"input": torch.zeros(1, 8)})
+
+
 def test_a_pruner_that_ends_with_the_run_reaches_its_target_in_finish() -> None:
     text = """
 modifiers:

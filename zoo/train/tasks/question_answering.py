@@ -186,9 +186,9 @@ class Run:
 
     def _teacher(self) -> Teacher | None:
         layers = [name for m in self.recipe.of_type(PerLayerDistillationModifier) for name in m.teacher_layer_names]
-        wanted = layers or any(m.hardness > 0 for m in self.recipe.of_type(DistillationModifier))
+        keys = {m.teacher_input_keys for m in self.recipe.of_type(DistillationModifier) if m.hardness > 0}
         named = self.model_args.distill_teacher
-        if named == "disable" or not wanted:
+        if named == "disable" or not (layers or keys):
             return None
         if named is None:
             raise TrainingError("the recipe distils: name a teacher by --distill_teacher FOLDER, self or disable")
@@ -202,16 +202,18 @@ class Run:
                 raise TrainingError(
                     f"the teacher in {folder} has another vocabulary than the student; both must read the same tokens"
                 )
-        return self._remembered(model, layers) or ModelTeacher(model)
+        asked_alike = len(keys) <= 1 and self.model_args.remember_teacher
+        remembered = self._remembered(model, layers, next(iter(keys), None)) if asked_alike else None
+        return remembered or ModelTeacher(model)
 
-    def _remembered(self, model: nn.Module, names: Sequence[str]) -> Teacher | None:
+    def _remembered(self, model: nn.Module, names: Sequence[str], keys: Sequence[str] | None) -> Teacher | None:
         """Run the teacher once over the data, if all that it and these layers give fits into memory."""
         windows = [feature.window for feature in self.train_set.features]
-        if not self.model_args.remember_teacher or not windows:
+        if not windows:
             return None
         layers = LayerOutputs(model, names)
         size, half = self.run_args.per_device_eval_batch_size, bool(self.run_args.bf16)
-        run = partial(predict, model, collator=self.collator, batch_size=size, autocast=half, layers=layers)
+        run = partial(predict, model, collator=self.collator, batch_size=size, autocast=half, layers=layers, keys=keys)
         token_bytes = sum(rows[0].nbytes for rows in run(windows=windows[:1]).values()) / len(windows[0])
         fits = token_bytes * sum(len(window) for window in windows) <= _MEMORY_LIMIT_BYTES
         if fits:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.orm import Session
 
 from registry.caller import Caller
-from registry.progress import Report, counted, silent
+from registry.progress import Report, silent
 from registry.queries import LATEST, visible
 from registry.schemas import SearchIn
 from registry.tables import FTS_TABLE, Benchmark, Listing, Tag, Version
@@ -21,6 +21,7 @@ from registry.terms import BOUNDS, FACETS, listing_terms, search_terms, words
 from zoo.stub import PREFIX
 
 BLOCK_BITS = (9, 13, 17, 21)  # sizes of the blocks of ids that PostgreSQL's index of terms knows, as powers of 2
+_BATCH = 100  # listings made at once; each reads a manifest of up to megabytes
 _EQUAL = (*FACETS, "quantized")
 _CASELESS = "license"  # as SPDX matches its identifiers
 _LISTINGS = Listing.__table__
@@ -35,10 +36,9 @@ INDEXED: ColumnElement[Any] = literal_column(f"(listings.terms || array_to_tsvec
 def refresh(session: Session, model_id: int) -> None:
     """Makes a model's listing say what its latest version does; a model without one has no listing."""
     session.flush()
-    statement = select(Version).join(Tag, (Tag.version_id == Version.id) & (Tag.tag == LATEST))
-    version = session.scalar(statement.where(Tag.model_id == model_id))
+    version = session.scalar(_latest().where(Tag.model_id == model_id))
     if version is not None:
-        session.merge(_listing(version, latency_of(session, version.id)))
+        session.merge(_listing(version, _latencies(session, [version.id])))
     elif (listing := session.get(Listing, model_id)) is not None:
         session.delete(listing)
     session.flush()
@@ -48,15 +48,25 @@ def complete(session: Session, report: Report = silent) -> None:
     """Makes the listings that models lack, as after a migration."""
     lacking = select(Tag.model_id).where(Tag.tag == LATEST, ~exists().where(Listing.model_id == Tag.model_id))
     found = session.scalars(lacking).all()
-    for model_id in counted(found, report, "listings", len(found)):
-        refresh(session, model_id)
+    for start in range(0, len(found), _BATCH):
+        report("listings", start, len(found))
+        versions = session.scalars(_latest().where(Tag.model_id.in_(found[start : start + _BATCH]))).all()
+        latencies = _latencies(session, [version.id for version in versions])
+        session.add_all(_listing(version, latencies) for version in versions)
+        session.flush()
         session.expunge_all()
+    report("listings", len(found), len(found))
 
 
-def latency_of(session: Session, version_id: int) -> float | None:
-    """The lowest median in milliseconds that a version was measured to have at batch size 1."""
-    mine = (Benchmark.version_id == version_id) & (Benchmark.batch_size == 1)
-    return session.scalar(select(func.min(Benchmark.median_ms)).where(mine))
+def _latest() -> Select[Version]:
+    return select(Version).join(Tag, (Tag.version_id == Version.id) & (Tag.tag == LATEST))
+
+
+def _latencies(session: Session, version_ids: Sequence[int]) -> dict[int, float]:
+    """The lowest median in milliseconds that each version was measured to have at batch size 1."""
+    measured = Benchmark.version_id.in_(version_ids) & (Benchmark.batch_size == 1)
+    lowest = select(Benchmark.version_id, func.min(Benchmark.median_ms)).where(measured)
+    return dict(session.execute(lowest.group_by(Benchmark.version_id)).all())
 
 
 def f1_of(metrics: Mapping[str, Any]) -> float | None:
@@ -67,14 +77,14 @@ def f1_of(metrics: Mapping[str, Any]) -> float | None:
     return float(value * 100 if value <= 1 else value)
 
 
-def _listing(version: Version, latency_ms: float | None) -> Listing:
+def _listing(version: Version, latencies: Mapping[int, float]) -> Listing:
     facts = json.loads(version.manifest).get("metadata", {})
     facets = {name: facts.get(name) for name in _EQUAL}
     numbers = {
         "sparsity": facts.get("sparsity"),
         "size_bytes": version.size_bytes,
         "f1": f1_of(facts.get("metrics", {})),
-        "latency_ms": latency_ms,
+        "latency_ms": latencies.get(version.id),
     }
     model = version.model
     return Listing(

@@ -20,6 +20,7 @@ TIME = sa.DateTime(timezone=True)
 DIGEST = (
     "length(digest) = 71 AND substr(digest, 1, 7) = 'sha256:' AND ltrim(substr(digest, 8), '0123456789abcdef') = ''"
 )
+LONG_SEGMENTS = 7  # of a stub's long name
 VERSION_COLUMNS = (
     ("yanked_at", TIME),
     ("yank_reason", sa.String(1024)),
@@ -93,10 +94,14 @@ def _lineage_of(version_id: int, manifest: dict[str, Any]) -> Iterator[dict[str,
             if name.startswith("@") or not name:  # a scope, zoo:@acme/..., begins with the sign that pins
                 scoped, _, pin = pin.partition("@")
                 name = "@" + scoped
-            yield {"version_id": version_id, "relation": relation, "target": name, "pin": pin or None}
+            segments = name.split("/")[: LONG_SEGMENTS + name.startswith("@")]  # one more names a recipe
+            yield {"version_id": version_id, "relation": relation, "target": "/".join(segments), "pin": pin or None}
     recipes = {file["sha256"] for file in manifest["files"] if file["role"] == "recipe"}
     for digest in sorted(recipes):
         yield {"version_id": version_id, "relation": "recipe", "target": digest, "pin": None}
+    data = manifest.get("metadata", {}).get("data_fingerprint")
+    if data:
+        yield {"version_id": version_id, "relation": "data", "target": data, "pin": None}
 
 
 def downgrade() -> None:

@@ -130,7 +130,11 @@ def _create_benchmarks() -> None:
 
 
 def downgrade() -> None:
-    """Drops them with their rows; every model is public then, and every token may write."""
+    """Drops them with their rows; every model is public then, and every token may write.
+
+    The words that a search of the older program reads, `search_text`, stay empty: it finds versions by facets, and by
+    words only those that are published from then on.
+    """
     if op.get_bind().dialect.name == "sqlite":
         op.execute("DROP TABLE listing_terms")
     for table in ("audit", "offers", "scopes", "benchmarks", "listings"):

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import CheckConstraint, inspect, text
+from sqlalchemy import CheckConstraint, event, inspect, text
+from sqlalchemy.orm import Session
 
-from registry import admin
+from registry import admin, listings
 from registry.db import Database
 from registry.errors import SchemaError
 from registry.migrate import config_for, downgrade, scripts_folder, upgrade
 from registry.settings import Settings
-from registry.tables import Base, is_declared
-from tests.registry.builders import bert
+from registry.tables import TERMS_INDEX, Base, is_declared
+from tests.registry.builders import bert, digest_of, small
 from tests.registry.conftest import ROOT, open_site
+from tests.registry.test_benchmarks import send
 
 HEAD = "0004"
 TEN_SERVERS = """
@@ -100,6 +103,77 @@ def test_row_57_each_revision_goes_down_and_up_again_with_rows(empty_database: s
         again = site.client.get("/api/v1/resolve", params={"stub": f"{view['name']}@prod"}).json()
         assert again == {**view, "checks": []}  # the first revision had no place for them
         assert len(admin.list_tokens(settings)) == 1
+
+
+def test_row_57_lineage_read_from_manifests_is_that_of_publishing(empty_database: str, tmp_path: Path) -> None:
+    settings = Settings(database_url=empty_database, storage=tmp_path / "storage")
+    origins = {
+        "base": "zoo:@acme/nlp/qa/bert/pytorch/hf/squad/base-none/original@v2",
+        "teacher": "zoo:nlp/qa/bert/pytorch/hf/squad/base-none/original?checkpoint=preqat",
+        "recipe": "zoo:@acme/short@prod?recipe=a",
+    }
+    with open_site(settings) as site:
+        folder = small(metadata={**origins, "data_fingerprint": digest_of(b"squad")})
+        assert folder.publish(site.client).status_code == 201
+    database = Database(settings.database)
+
+    def rows() -> list[tuple[str, ...]]:
+        with database.engine.connect() as connection:
+            return sorted(map(tuple, connection.execute(text("SELECT relation, target, pin FROM lineage"))))
+
+    published = rows()
+    downgrade(database, "0001")
+    upgrade(database)
+    assert rows() == published
+    assert len(published) == 4
+    database.close()
+
+
+def test_listings_are_filled_many_at_a_time(empty_database: str, tmp_path: Path) -> None:
+    settings = Settings(database_url=empty_database, storage=tmp_path / "storage")
+    facts = {"task": "qa", "metrics": {"f1": 0.9}}
+    with open_site(settings) as site:
+        for number in range(30):
+            assert small(f"zoo:m{number}", metadata=facts).publish(site.client).status_code == 201
+        send(site.client, "zoo:m7", median_ms=7, batch_size=1)
+    database = Database(settings.database)
+    statements = []
+    event.listen(database.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    listed = "SELECT * FROM listings ORDER BY model_id"
+    with database.exclusive() as connection:
+        before = connection.execute(text(listed)).all()
+        connection.execute(text("DELETE FROM listings WHERE model_id <> 3"))
+        statements.clear()
+        with Session(connection, join_transaction_mode="rollback_only") as session:
+            listings.complete(session)
+        assert connection.execute(text(listed)).all() == before
+    assert len(statements) < 10
+    database.close()
+
+
+def test_readers_go_on_while_postgresql_makes_its_index_of_terms(
+    new_postgres: Callable[..., str], tmp_path: Path
+) -> None:
+    database = Database(Settings(database_url=new_postgres(), storage=tmp_path).database)
+    made = []
+
+    def read_meanwhile(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+        if statement.startswith("CREATE INDEX"):
+            with database.engine.begin() as other:
+                other.execute(text("SET LOCAL lock_timeout = '1s'"))
+                other.execute(text("SELECT count(*) FROM listings"))
+            made.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", read_meanwhile)
+    definition = text("SELECT indexdef FROM pg_indexes WHERE tablename = 'listings' AND indexdef LIKE '%gin%'")
+    for move, revision, has_blocks in ((downgrade, "0003", False), (lambda *_: upgrade(database), HEAD, True)):
+        assert move(database, revision) == revision
+        with database.engine.connect() as connection:
+            found = connection.execute(definition).scalars().all()
+        assert [f"INDEX {TERMS_INDEX} ON" in index for index in found] == [True]
+        assert ("=b9=" in found[0]) == has_blocks
+    assert len(made) == 2
+    database.close()
 
 
 def test_row_57_the_migrated_schema_is_that_of_the_tables(empty_database: str) -> None:

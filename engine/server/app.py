@@ -53,10 +53,12 @@ class Service:
         body = await self.body(request)
         answer = asyncio.create_task(endpoint.answer(body, self.workers, self.settings.request_timeout_s))
         gone = asyncio.create_task(_disconnected(request))
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        gone.cancel()
-        if not answer.done():
+        try:
+            done, _ = await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
             answer.cancel()
+        if answer not in done:
             return Response(status_code=_CLIENT_GONE)
         return Response(answer.result(), media_type="application/json")
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import Request
 
 from engine.server import ServerSettings, create_app, serve
 from engine.server.errors import BusyError
@@ -151,6 +152,36 @@ def test_row_105_sigterm_under_load_drains(folder: Path, tmp_path: Path) -> None
         thread.join()
         assert done[0].status_code == 200
         assert server.process.wait(20) == 0
+
+
+def test_row_105_a_request_that_outlasts_the_drain_is_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = create_app(ServerSettings.checked({"endpoints": [endpoint(folder)]}, "test")).state.service
+    begun, stopped = threading.Event(), threading.Event()
+
+    class Slow:
+        def run(self, _requests: object, stop: Callable[[], bool]) -> None:
+            begun.set()
+            while not stop():
+                time.sleep(0.01)
+            stopped.set()
+
+    (served,) = service.endpoints.values()
+    monkeypatch.setattr(served, "pipeline", Slow)
+    messages = [{"type": "http.request", "body": json.dumps(ASK).encode()}]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0) if messages else await asyncio.Event().wait()
+
+    async def cancelled_as_uvicorn_does_at_the_limit() -> None:
+        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "query_string": b""}
+        answer = asyncio.create_task(service.answer(served, Request(scope, receive)))
+        await asyncio.to_thread(begun.wait, 5)
+        answer.cancel()
+        await asyncio.wait({answer})
+        assert await asyncio.to_thread(stopped.wait, 5)
+
+    asyncio.run(cancelled_as_uvicorn_does_at_the_limit())
+    service.close()
 
 
 def test_row_105_a_second_signal_ends_at_once(folder: Path, tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ class RunArguments(TrainingArguments):
     def __post_init__(self) -> None:
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # or bf16 would be refused
         super().__post_init__()  # type: ignore[no-untyped-call]  # transformers is not annotated there
+        self._n_gpu = min(self.n_gpu, 1)  # DataParallel's replicas would lose what ranges learn; torchrun's don't
 
 
 Arguments = tuple[ModelArguments, DataArguments, RunArguments]

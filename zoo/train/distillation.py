@@ -203,6 +203,7 @@ class RememberedTeacher:
     ) -> None:
         self.rows, self.layers = rows, layers or {}
         self._asked: tuple[list[int], int] = ([], 0)
+        self._device = torch.device("cpu")
 
     def watch(self, names: Sequence[str]) -> RememberedTeacher:
         """Return itself, which gives the layers of the batch that it was asked for last."""
@@ -211,8 +212,9 @@ class RememberedTeacher:
         return self
 
     def __call__(self, inputs: Mapping[str, Any]) -> Outputs:
-        """Return the stored outputs, padded to the batch's length."""
-        self._asked = (inputs[_FEATURES].tolist(), inputs["input_ids"].shape[1])
+        """Return the stored outputs, padded to the batch's length, on its device."""
+        ids = inputs["input_ids"]
+        self._asked, self._device = (inputs[_FEATURES].tolist(), ids.shape[1]), ids.device
         return {key: self._batch(rows) for key, rows in self.rows.items()}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -228,4 +230,4 @@ class RememberedTeacher:
         batch = rows[0].new_zeros(len(chosen), length, *rows[0].shape[1:])
         for target, index in zip(batch, chosen, strict=True):
             target[: len(rows[index])] = rows[index]
-        return batch
+        return batch.to(self._device)

@@ -20,10 +20,10 @@ def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
         return x
     if dropped >= 256:
         return x * 0
-    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64, device=x.device).random_(-(2**63), None)
     numbers = words.view(torch.uint8)[: x.numel()].reshape(x.shape)
-    kept = torch.ge(numbers, dropped, out=torch.empty(x.shape, dtype=x.dtype))  # in x's dtype: bool is slower
-    return x * kept.mul_(256 / (256 - dropped)).to(x.device)
+    kept = torch.ge(numbers, dropped, out=torch.empty_like(x))  # in x's dtype: bool is slower
+    return x * kept.mul_(256 / (256 - dropped))
 
 
 class ByteDropout(nn.Dropout):

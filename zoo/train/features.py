@@ -133,7 +133,7 @@ def predict(
     layers: LayerOutputs | None = None,
     keys: Sequence[str] | None = None,
 ) -> dict[str, list[Tensor]]:
-    """Return start_logits and end_logits of every window, float32 [its length], without gradients.
+    """Return start_logits and end_logits of every window, float32 [its length] on the CPU, without gradients.
 
     With `layers`, which watch the model, also what each gave, by its name, [its length, ...]. With `keys`, the model
     is given those inputs alone.
@@ -142,12 +142,14 @@ def predict(
     rows: dict[str, list[Tensor]] = {key: [torch.empty(0)] * len(windows) for key in (*_LOGITS, *names)}
     was_training = model.training
     model.eval()
+    device = next(model.parameters()).device
     for chosen in batches_by_length(windows, batch_size):
         inputs = teacher_inputs(collator.inputs([windows[i] for i in chosen]), keys)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            outputs = model(**inputs)
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            outputs = model(**{name: value.to(device) for name, value in inputs.items()})
         for key, target in rows.items():
             found = outputs[key].float() if layers is None or key in _LOGITS else layers[key]
+            found = found.cpu()
             for row, index in zip(found, chosen, strict=True):
                 target[index] = row[: len(windows[index])].clone()
     model.train(was_training)

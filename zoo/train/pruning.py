@@ -42,7 +42,7 @@ def block_scores(magnitudes: Tensor, block: tuple[int, int]) -> Tensor:
     padding = -columns % width
     padded = torch.nn.functional.pad(magnitudes, (0, padding))
     sums = padded.reshape(rows // height, height, -1, width).sum(dim=(1, 3))
-    counts = torch.full((sums.shape[1],), float(height * width))
+    counts = sums.new_full((sums.shape[1],), float(height * width))
     counts[-1] -= height * padding
     return sums / counts
 
@@ -60,7 +60,7 @@ def expand_blocks(kept: Tensor, block: tuple[int, int], rows: Tensor) -> Tensor:
 
 def smallest(scores: Tensor, sparsity: float) -> Tensor:
     """Return a mask that drops exactly round(sparsity * n) of the n scores: the smallest."""
-    kept = torch.ones(scores.numel(), dtype=torch.bool)
+    kept = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
     count = round(sparsity * scores.numel())
     if count:
         kept[torch.topk(scores.flatten(), count, largest=False, sorted=False).indices] = False

@@ -153,10 +153,10 @@ class QuantizedLinear(nn.Linear):
         layer.in_features, layer.out_features = linear.in_features, linear.out_features
         layer.weight, layer.bias = linear.weight, linear.bias
         layer.weight_quantizer = WeightQuantizer(linear.out_features if scheme.per_channel else None)
-        layer.weight_quantizer.fit(linear.weight)
         symmetric = scheme.symmetric_activations
         layer.input_quantizer = ActivationQuantizer(symmetric) if quantize_input and scheme.activations else None
         layer.output_quantizer = ActivationQuantizer(symmetric) if scheme.linear_outputs else None
+        layer.to(linear.weight.device).weight_quantizer.fit(linear.weight)
         return layer.train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Linear gives it
@@ -186,7 +186,7 @@ class QuantizedEmbedding(nn.Embedding):
         for name in ("norm_type", "scale_grad_by_freq", "sparse", "weight"):
             setattr(layer, name, getattr(table, name))
         layer.weight_quantizer = WeightQuantizer()
-        layer.weight_quantizer.fit(table.weight)
+        layer.to(table.weight.device).weight_quantizer.fit(table.weight)
         return layer.train(table.training)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name that nn.Embedding gives it
@@ -283,8 +283,9 @@ def _quantize_attention(model: nn.Module, module: nn.Module, symmetric: bool) ->
     """Give the attention its own grids, and one for the input that its three projections share."""
     if hasattr(module, "attention_quantizers"):
         return
-    module.attention_quantizers = AttentionQuantizers(symmetric).train(module.training)
-    module.input_quantizer = ActivationQuantizer(symmetric).train(module.training)
+    device = next(module.parameters()).device
+    module.attention_quantizers = AttentionQuantizers(symmetric).to(device).train(module.training)
+    module.input_quantizer = ActivationQuantizer(symmetric).to(device).train(module.training)
     module.register_forward_pre_hook(_quantize_first_input, with_kwargs=True)
     if isinstance(model, PreTrainedModel):
         model.set_attn_implementation(ATTENTION)

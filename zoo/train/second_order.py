@@ -75,7 +75,7 @@ def input_hessians(
 def damped(hessian: Tensor, fraction: float) -> Tensor:
     """Return H + fraction * mean(diagonal) * I, which has an inverse."""
     mean = float(hessian.diagonal().mean())
-    return hessian + torch.eye(len(hessian)) * (fraction * mean if mean > 0 else 1.0)
+    return hessian + torch.eye(len(hessian), device=hessian.device) * (fraction * mean if mean > 0 else 1.0)
 
 
 def block_saliency(weight: Tensor, inverses: Tensor) -> Tensor:
@@ -101,7 +101,7 @@ def prune_by_outputs(
         raise TrainingError(f"blocks of {width} don't divide a weight of {columns} inputs")
     moved = weight.detach().clone()
     upper = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian)), upper=True)
-    kept = torch.ones(len(weight), columns // width, dtype=torch.bool)
+    kept = torch.ones(len(weight), columns // width, dtype=torch.bool, device=weight.device)
     pruned = None if mask is None else ~mask[:, ::width]
     for first in range(0, columns, columns_at_once):
         last = min(first + columns_at_once, columns)
@@ -110,7 +110,7 @@ def prune_by_outputs(
         if pruned is not None:
             scores[pruned[:, here]] = -1.0
         count = round(sparsity * len(weight) * (last // width)) - int((~kept).sum())
-        chosen = torch.ones(scores.numel(), dtype=torch.bool)
+        chosen = torch.ones(scores.numel(), dtype=torch.bool, device=scores.device)
         if count:
             chosen[torch.topk(scores.flatten(), count, largest=False, sorted=False).indices] = False
         kept[:, here] = chosen.reshape(scores.shape)
@@ -130,7 +130,7 @@ def _costs(weight: Tensor, upper: Tensor, first: int, last: int, width: int) -> 
 
 def _remove(weight: Tensor, upper: Tensor, kept: Tensor, first: int, last: int, width: int) -> None:
     """Zero the blocks of columns first..last that are not kept [rows, n], in place; those to the right make up."""
-    errors = torch.zeros(len(weight), last - first)
+    errors = weight.new_zeros(len(weight), last - first)
     for block, start in enumerate(range(first, last, width)):
         here = slice(start, start + width)
         gone = weight[:, here] * ~kept[:, block, None]

@@ -215,12 +215,14 @@ class RecipeSession:
             prefix = f"pruner.{index}."
             mine = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             pruner.last_update = float(mine["last_update"]) if "last_update" in mine else None
-            pruner.masks = {k.removeprefix("mask."): v for k, v in mine.items() if k.startswith("mask.")}
+            masks = {k.removeprefix("mask."): v for k, v in mine.items() if k.startswith("mask.")}
             pruner.initial = {k.removeprefix("initial."): float(v) for k, v in mine.items() if k.startswith("initial.")}
-            if not set(pruner.masks) <= set(pruner.parameters):
+            parameters = pruner.parameters
+            if not masks.keys() <= parameters.keys():
                 raise TrainingError(
                     "the checkpoint masks other parameters than the recipe; resume with the same recipe"
                 )
+            pruner.masks = {name: mask.to(parameters[name].device) for name, mask in masks.items()}
         self._quantized = set()
         for index, was in enumerate(state["quantized"].tolist()):
             if was:

@@ -202,6 +202,7 @@ class Run:
                 raise TrainingError(
                     f"the teacher in {folder} has another vocabulary than the student; both must read the same tokens"
                 )
+        model.to(self.run_args.device)
         asked_alike = len(keys) <= 1 and self.model_args.remember_teacher
         remembered = self._remembered(model, layers, next(iter(keys), None)) if asked_alike else None
         return remembered or ModelTeacher(model)

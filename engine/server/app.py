@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,7 +16,7 @@ from engine.server import pages
 from engine.server.endpoint import Endpoint
 from engine.server.errors import HttpError, add_handlers
 from engine.server.settings import ServerSettings, SettingsError
-from engine.server.workers import Workers
+from engine.server.workers import Workers, in_daemon_thread
 
 _MOST_DROPPED_BYTES = 2**24
 # Nobody receives it; web servers write this number in their logs for a client that went away.
@@ -36,6 +38,7 @@ class Service:
         self.workers = Workers(settings.workers(), settings.queue_limit)
         self.loaded = asyncio.Event()
         self.draining = False
+        self._ends_at = math.inf
 
     @property
     def ready(self) -> bool:
@@ -43,10 +46,25 @@ class Service:
         return not self.draining and all(endpoint.state == "ready" for endpoint in self.endpoints.values())
 
     async def load(self) -> None:
-        """Load every model, one after the other; sets `loaded`."""
+        """Load every model, one after the other, then set `loaded`; no further one once the server drains."""
         for endpoint in self.endpoints.values():
-            await asyncio.to_thread(endpoint.load)
+            if self.draining:
+                return
+            await in_daemon_thread(endpoint.load)
         self.loaded.set()
+
+    def drain(self) -> None:
+        """Be ready no longer; what is under way has `drain_delay_s` and `drain_limit_s` from now on."""
+        self.draining = True
+        self._ends_at = time.monotonic() + self.settings.drain_delay_s + self.settings.drain_limit_s
+
+    async def end(self, loading: asyncio.Task[None]) -> None:
+        """Wait for the model that is loading while the drain lasts, then free everything."""
+        if not self.draining:
+            self.drain()
+        await asyncio.wait({loading}, timeout=max(0.0, self._ends_at - time.monotonic()))
+        loading.cancel()
+        await asyncio.to_thread(self.close)
 
     async def answer(self, endpoint: Endpoint, request: Request) -> Response:
         """Answer one HTTP request. Raises HttpError."""
@@ -111,8 +129,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(service.load())
         yield
-        await loading
-        await asyncio.to_thread(service.close)
+        await service.end(loading)
 
     app = FastAPI(
         title="Sparrow server",

@@ -22,8 +22,8 @@ def serve(settings: ServerSettings) -> int:
     """Serve until SIGTERM or Ctrl-C; return the process's exit code. Says on stderr where it can be reached.
 
     On the first signal readiness turns to 503, requests are still answered for `drain_delay_s`, then no new
-    ones are accepted and those under way get `drain_limit_s` to end: code 0 after SIGTERM, 130 after Ctrl-C.
-    A second signal ends the process at once. Code 1 when no model could be loaded.
+    ones are accepted, and those under way and the model that is loading get `drain_limit_s` to end: code 0 after
+    SIGTERM, 130 after Ctrl-C. A second signal ends the process at once. Code 1 when no model could be loaded.
 
     Raises PipelineError when an endpoint's task, options or folder are wrong, SettingsError when the address
     can't be used.
@@ -107,7 +107,7 @@ class _Server(uvicorn.Server):
         del frame
         if self._service.draining:
             os._exit(128 + sig)
-        self._service.draining = True
+        self._service.drain()
         self.exit_code = 130 if sig == signal.SIGINT else self.exit_code
         self._loop.call_soon_threadsafe(self._start_drain)
 

@@ -13,6 +13,26 @@ from engine.server.errors import BusyError, HttpError
 _T = TypeVar("_T")
 
 
+async def in_daemon_thread(work: Callable[[], None]) -> None:
+    """Run `work` in a thread that the end of the process doesn't wait for, as it would for asyncio.to_thread's.
+
+    Raises what `work` raises. A cancelled caller leaves the thread behind.
+    """
+    future: Future[None] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - the caller's to handle
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, name="sparrow-loader", daemon=True).start()
+    await asyncio.wrap_future(future)
+
+
 class Workers:
     """`count` threads and at most `queue_limit` calls waiting for one. Used from one event loop."""
 

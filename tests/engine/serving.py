@@ -27,9 +27,9 @@ _PROGRAM = "import sys; from engine.server import read_config, serve; sys.exit(s
 class Server:
     """A server process, and a client for it."""
 
-    def __init__(self, config: Path) -> None:
+    def __init__(self, config: Path, program: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, str(config)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", program, str(config)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.said: list[str] = []
         self.url = self._wait_for(r"listening on (http://\S+)/ ")
@@ -51,10 +51,10 @@ class Server:
 
 
 @contextmanager
-def running(path: Path, endpoints: list[dict[str, Any]], **values: Any) -> Iterator[Server]:
+def running(path: Path, endpoints: list[dict[str, Any]], program: str = _PROGRAM, **values: Any) -> Iterator[Server]:
     config = path / "server.yaml"
     config.write_text(json.dumps({"port": 0, "drain_delay_s": 0.3, "endpoints": endpoints, **values}))
-    server = Server(config)
+    server = Server(config, program)
     try:
         yield server
     finally:

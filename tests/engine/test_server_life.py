@@ -184,6 +184,20 @@ def test_row_105_a_request_that_outlasts_the_drain_is_stopped(folder: Path, monk
     service.close()
 
 
+def test_row_105_a_model_that_loads_too_long_is_left_when_the_server_ends(folder: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys, time; from engine.server import endpoint, read_config, serve\n"
+        "endpoint.Endpoint.load = lambda model: (print(model.name, file=sys.stderr, flush=True), time.sleep(15))\n"
+        "sys.exit(serve(read_config(sys.argv[1])))"
+    )
+    endpoints = [endpoint(folder, name=name) for name in ("model-one", "model-two")]
+    with running(tmp_path, endpoints, program=program, drain_delay_s=0, drain_limit_s=0.5) as server:
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+        assert server.process.stderr is not None
+        assert "model-two" not in server.process.stderr.read()
+
+
 def test_row_105_a_second_signal_ends_at_once(folder: Path, tmp_path: Path) -> None:
     with running(tmp_path, [endpoint(folder)], drain_delay_s=60) as server:
         server.wait_until_ready()

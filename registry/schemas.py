@@ -184,6 +184,7 @@ class VersionSummary(BaseModel):
     name: str
     alias: str | None
     version: int
+    private: bool
     digest: str
     tags: list[str]
     created_at: Time
@@ -256,6 +257,7 @@ class ModelSummary(BaseModel):
     name: str
     alias: str | None
     latest_version: int
+    private: bool
     digest: str
     tags: list[str]
     metadata: Metadata

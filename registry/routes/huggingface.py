@@ -30,7 +30,7 @@ from registry.errors import (
 )
 from registry.hub_names import read_repo_id, write_repo_id
 from registry.routes.content import blob_content, cache_control_of, serve
-from registry.routes.depends import GateDep, RegistryDep
+from registry.routes.depends import GateDep, RegistryDep, SettingsDep
 from registry.routes.huggingface_files import repository_files
 from registry.routes.problems import problem_of
 from registry.schemas import FileView, ModelSummary, SearchIn, VersionSummary
@@ -93,7 +93,7 @@ ReaderDep = Annotated[Caller, Depends(_reader)]
 
 
 @router.get("/api/models")
-def models(request: Request, registry: RegistryDep, reader: ReaderDep) -> Response:
+def models(request: Request, registry: RegistryDep, reader: ReaderDep, settings: SettingsDep) -> Response:
     """One page of models; the next one's address stands in the Link header."""
     asked = request.query_params
     task = asked.get("pipeline_tag", "").replace("-", "_")
@@ -102,7 +102,7 @@ def models(request: Request, registry: RegistryDep, reader: ReaderDep) -> Respon
             {
                 "q": asked.get("search", ""),
                 "task": task or None,
-                "limit": asked.get("limit", 100),
+                "limit": _page_size(asked.get("limit")),
                 "cursor": asked.get("cursor") or None,
             }
         )
@@ -113,9 +113,16 @@ def models(request: Request, registry: RegistryDep, reader: ReaderDep) -> Respon
     author = asked.get("author")
     items = [found for item in page.items if (found := _summary(item)) and author in (None, found["author"])]
     following = f"{request.url.path}?{urlencode({**asked, 'cursor': page.next_cursor})}"
-    base = str(request.base_url).rstrip("/")
-    headers = {"Link": f'<{base}{following}>; rel="next"'} if page.next_cursor else {}
+    endpoint = settings.public_url.rstrip("/") or str(request.base_url).rstrip("/")
+    headers = {"Link": f'<{endpoint}{following}>; rel="next"'} if page.next_cursor else {}
     return JSONResponse(items, headers=headers)
+
+
+def _page_size(asked: str | None) -> int | str:
+    """How many models a page has; the hub's clients ask for up to 1,000. What is no number is left to be refused."""
+    if asked is None:
+        return MAX_PAGE
+    return min(int(asked), MAX_PAGE) if asked.isascii() and asked.isdigit() and len(asked) < 10 else asked
 
 
 @router.get("/api/models/{owner}/{name}/refs")
@@ -170,7 +177,7 @@ def model(
     view = registry.resolve(_pinned(registry, repository, revision, reader), caller=reader)
     facts = Metadata.model_validate(view.manifest["metadata"])
     return {
-        **_info(write_repo_id(repository) or repository.name, view.digest, view.created_at, facts),
+        **_info(write_repo_id(repository) or repository.name, view, view.created_at, facts),
         "siblings": [_sibling(path, file, blobs) for path, file in repository_files(view).items()],
     }
 
@@ -219,10 +226,10 @@ def _summary(item: ModelSummary) -> dict[str, Any] | None:
     """A model of a list; None for one whose names are too long for an id."""
     names = (Stub.parse(name) for name in (item.alias, item.name) if name)
     repo_id = next((written for written in map(write_repo_id, names) if written), None)
-    return _info(repo_id, item.digest, item.updated_at, item.metadata) if repo_id else None
+    return _info(repo_id, item, item.updated_at, item.metadata) if repo_id else None
 
 
-def _info(repo_id: str, digest: str, created_at: datetime, facts: Metadata) -> dict[str, Any]:
+def _info(repo_id: str, of: ModelSummary | VersionSummary, created_at: datetime, facts: Metadata) -> dict[str, Any]:
     task = facts.task.replace("_", "-") if facts.task else None
     tags = [facts.domain, task, facts.pattern, f"license:{facts.license.lower()}" if facts.license else None]
     tags += [f"dataset:{facts.dataset}" if facts.dataset else None, "transformers"]
@@ -231,8 +238,8 @@ def _info(repo_id: str, digest: str, created_at: datetime, facts: Metadata) -> d
         "id": repo_id,
         "modelId": repo_id,
         "author": repo_id.partition("/")[0] if "/" in repo_id else None,
-        "sha": _commit(digest),
-        "private": False,
+        "sha": _commit(of.digest),
+        "private": of.private,
         "gated": False,
         "disabled": False,
         "createdAt": time,

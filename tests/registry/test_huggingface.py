@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry import admin
 from registry.errors import UnknownModelError
 from registry.hub_names import read_repo_id, write_repo_id
+from registry.settings import Settings
 from tests.registry.builders import ALIAS, LONG, Folder, bert, graph, small
-from tests.registry.conftest import Site
+from tests.registry.conftest import Site, open_site
+from tests.registry.test_access import publish, token
 from zoo.stub import Stub
 
 NAME = ALIAS.removeprefix("zoo:")
@@ -134,6 +138,31 @@ def test_pages_of_models_are_linked(sqlite_site: Site) -> None:
     assert client.get("/api/models?limit=0").json()["code"] == "REQUEST_INVALID"
     assert client.get("/api/models?filter=a&filter=b&expand=sha&expand=tags").status_code == 200
     assert client.get("/api/models?search=a&search=b").status_code == 400
+
+
+def test_the_next_page_is_linked_where_clients_reach_the_registry(tmp_path: Path) -> None:
+    with open_site(Settings(storage=tmp_path, public_url="https://zoo.example/hub/")) as site:
+        for number in range(2):
+            small(f"zoo:model{number}", text=str(number)).publish(site.client)
+        link = site.client.get("/api/models?limit=1").links["next"]["url"]
+    assert link.startswith("https://zoo.example/hub/api/models?limit=1&cursor=")
+
+
+def test_a_page_has_at_most_so_many_models_however_many_are_asked_for(sqlite_site: Site) -> None:
+    small().publish(sqlite_site.client)
+    answer = sqlite_site.client.get("/api/models?limit=200")
+    assert (answer.status_code, len(answer.json())) == (200, 1)
+    assert sqlite_site.client.get("/api/models?limit=many").status_code == 400
+
+
+def test_a_private_model_says_that_it_is(sqlite_site: Site) -> None:
+    admin.set_scope(sqlite_site.settings, "@acme", private=True)
+    headers = token(sqlite_site, "write:*")
+    for name in ("zoo:@acme/plan", "zoo:shown"):
+        publish(sqlite_site.client, small(name), headers)
+    listed = sqlite_site.client.get("/api/models", headers=headers).json()
+    assert {model["id"]: model["private"] for model in listed} == {"acme/plan": True, "shown": False}
+    assert sqlite_site.client.get("/api/models/acme/plan", headers=headers).json()["private"] is True
 
 
 def test_a_token_of_another_hub_says_nothing_and_a_wrong_one_of_ours_is_refused(sqlite_site: Site) -> None:

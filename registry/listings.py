@@ -227,7 +227,10 @@ def count_visible(session: Session, caller: Caller, limit: int) -> int:
 
 
 def family(session: Session, listing: Listing, caller: Caller, limit: int) -> Sequence[Listing]:
-    """Models of the same task, data set and architecture, newest first."""
-    alike = [getattr(Listing, name) == getattr(listing, name) for name in ("task", "dataset", "architecture")]
+    """Models of the same task, data set and architecture, newest first; the model alone where one isn't known."""
+    facts = {name: getattr(listing, name) for name in ("task", "dataset", "architecture")}
+    if None in facts.values():
+        return [listing]
+    alike = [getattr(Listing, name) == value for name, value in facts.items()]
     statement = select(Listing).where(*alike, visible(caller, Listing)).order_by(Listing.model_id.desc())
     return session.scalars(statement.limit(limit)).all()

@@ -15,12 +15,12 @@ from starlette.staticfiles import StaticFiles
 
 from registry.card import MAX_CARD_BYTES, render_card
 from registry.chart import MAX_REPORT_BYTES, Chart, read_chart
-from registry.errors import UnknownRecipeError
+from registry.errors import DamagedBlobError, UnknownBlobError, UnknownRecipeError
 from registry.pictures import scatter
 from registry.recipe_view import RecipeFile, find_recipe, read_run, recipes_of
 from registry.routes.depends import CallerDep, OverviewsDep, RegistryDep, SettingsDep
 from registry.schemas import FileView, SearchIn, VersionView
-from registry.service import Registry
+from registry.service import Registry, parse_stub
 from registry.web import MAX_COMPARED, STATIC, compare_url, model_url, page, show_number, show_percent, show_size
 from zoo.manifest import Manifest, Role
 from zoo.stub import PREFIX
@@ -109,9 +109,10 @@ def model(
 ) -> Response:
     """One model at one version."""
     pin = f"@v{version}" if version else ""
-    view = registry.resolve(f"{PREFIX}{full_name}{pin}", caller=caller)
+    stub = parse_stub(f"{PREFIX}{full_name}{pin}")
+    view = registry.resolve(str(stub), caller=caller)
     if view.name != PREFIX + full_name:
-        return RedirectResponse(model_url(view.name, version), 307)
+        return RedirectResponse(model_url(view.name, view.version if stub.pin else None), 307)
     manifest = Manifest.parse(view.manifest)
     recipes = recipes_of([file for file in view.files if file.role == Role.RECIPE])
     recipe = recipes[0] if recipes else None
@@ -234,10 +235,13 @@ def _pick(view: VersionView, role: Role, names: tuple[str, ...]) -> FileView | N
 
 
 def _read(registry: Registry, file: FileView | None, limit: int) -> bytes:
-    """A file's bytes; none if it is absent or larger than the limit."""
+    """A file's bytes; none if it is absent, larger than the limit, lost or altered."""
     if file is None or file.size_bytes > limit:
         return b""
-    return b"".join(registry.store.read(file.sha256, 0, file.size_bytes))
+    try:
+        return b"".join(registry.blobs.read_whole(file.sha256, file.size_bytes))
+    except (UnknownBlobError, DamagedBlobError):
+        return b""
 
 
 def _text(registry: Registry, recipe: RecipeFile | None) -> str:

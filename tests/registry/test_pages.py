@@ -221,6 +221,36 @@ def test_a_model_without_card_recipe_or_facts_has_a_page(client: TestClient) -> 
     assert "zoo pull zoo:@acme/tiny" in get(client, "/models/@acme/tiny")
 
 
+@pytest.mark.parametrize("change", [Path.unlink, lambda path: path.write_bytes(b"x" * path.stat().st_size)])
+def test_what_is_lost_or_altered_is_left_out_of_a_page(sqlite_site: Site, change: Callable[[Path], object]) -> None:
+    bert().publish(sqlite_site.client)
+    for name in ("model.md", "recipe.md", "report.json"):
+        digest = digest_of(bert().files[name][1]).removeprefix("sha256:")
+        (path,) = (path for path in sqlite_site.settings.storage.rglob("*") if path.is_file() and digest in str(path))
+        change(path)
+    page = get(sqlite_site.client, BERT)
+    assert f"zoo pull {ALIAS}" in page
+    for shown in ("Model card", "ConstantPruningModifier", "Sparsity by layer", "xxxx"):
+        assert shown not in page
+    assert "can't be shown" in get(sqlite_site.client, "/recipes/" + LONG.removeprefix("zoo:"))
+
+
+def test_models_without_facts_are_no_family(client: TestClient) -> None:
+    for name in ("zoo:one", "zoo:other"):
+        small(name, name, metadata={"task": "qa", "architecture": "bert"}).publish(client)
+    page = get(client, "/models/one")
+    assert "Its family" not in page
+    assert "None" not in page
+
+
+@pytest.mark.parametrize("pin", ["v1", "first"])
+def test_a_pin_in_a_page_s_address_leads_to_its_version(client: TestClient, pin: str) -> None:
+    small().publish(client, tags=["first"])
+    small(text="2").publish(client)
+    answer = client.get(f"/models/tiny@{pin}", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (307, "/models/tiny?version=1")
+
+
 def test_row_6_a_page_for_an_unknown_name_offers_the_nearest(client: TestClient) -> None:
     small("zoo:bert-squad-pruned").publish(client)
     page = get(client, "/models/bert-squad-prunde", 404)

@@ -253,6 +253,15 @@ def last_checkpoint(folder: Path) -> Path | None:
     return next((path for path in found if _complete(path)), None)
 
 
+def given_checkpoint(checkpoint: Path, folder: Path) -> Path:
+    """Return the checkpoint. Raises TrainingError, naming the newest one under `folder`, where it isn't complete."""
+    if _complete(checkpoint):
+        return checkpoint
+    newest = last_checkpoint(folder)
+    known = f"{folder} holds none" if newest is None else f"the newest complete one in {folder} is {newest}"
+    raise TrainingError(f"--resume_from_checkpoint: {checkpoint} is no complete checkpoint, and {known}")
+
+
 def _step_of(checkpoint: Path) -> int:
     number = checkpoint.name.rpartition("-")[2]
     return int(number) if number.isdecimal() else -1

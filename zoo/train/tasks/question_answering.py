@@ -31,7 +31,7 @@ from zoo.train.models import inherited_quantization, load_model, load_tokenizer
 from zoo.train.quantization import ATTENTION
 from zoo.train.report import build_report
 from zoo.train.sources import recipe_of, training_folder
-from zoo.train.trainer import Trainer, in_float32, last_checkpoint
+from zoo.train.trainer import Trainer, given_checkpoint, in_float32, last_checkpoint
 
 log = logging.getLogger("zoo.train")
 _MEMORY_LIMIT_BYTES = 2**30  # of a teacher's remembered outputs
@@ -96,7 +96,7 @@ class Run:
     def _resume_point(self) -> Path | None:
         asked = self.run_args.resume_from_checkpoint
         if asked and asked.lower() != "true":
-            return Path(asked)
+            return given_checkpoint(Path(asked), self.folder)
         found = (
             last_checkpoint(self.folder) if self.run_args.do_train and not self.run_args.overwrite_output_dir else None
         )
@@ -107,15 +107,16 @@ class Run:
         return found
 
     def _load(self) -> None:
-        base = training_folder(self.model_args.model_name_or_path)
+        cache = self.model_args.cache_dir
+        base = training_folder(self.model_args.model_name_or_path, cache)
         self.model = load_model(base)
         self.model.set_attn_implementation(ATTENTION)
         if self.model_args.dropout is not None:
             set_dropout(self.model, self.model_args.dropout)
         chosen = self.model_args.tokenizer_name
-        self.tokenizer = load_tokenizer(base if chosen is None else training_folder(chosen))
+        self.tokenizer = load_tokenizer(base if chosen is None else training_folder(chosen, cache))
         self.plain: Tokenizer = self.tokenizer.backend_tokenizer
-        self.recipe = recipe_of(self.model_args.recipe, self.model_args.recipe_args)
+        self.recipe = recipe_of(self.model_args.recipe, self.model_args.recipe_args, cache)
         for finding in self.recipe.lint() if self.model_args.recipe else []:
             log.info("recipe: %s", finding)
         self.inherited = inherited_quantization(base, self.model, self.recipe)
@@ -195,7 +196,7 @@ class Run:
         if named == "self":
             model: nn.Module = copy.deepcopy(self.model)
         else:
-            folder = training_folder(named)
+            folder = training_folder(named, self.model_args.cache_dir)
             model = load_model(folder)
             model.set_attn_implementation(ATTENTION)
             if load_tokenizer(folder).get_vocab() != self.tokenizer.get_vocab():

@@ -28,6 +28,12 @@ def hash_token(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def token_in(authorization: str) -> str | None:
+    """The token of an Authorization header, whether this registry knows it or not."""
+    match = _BEARER.match(authorization)
+    return match[1] if match else None
+
+
 def redact(text: str) -> str:
     """The text with every token in it made unreadable."""
     return TOKEN.sub("zoo_***", text)
@@ -43,18 +49,18 @@ class Gate:
         """The caller behind an Authorization header; raises `UnauthorizedError` if it holds no valid token."""
         if authorization is None:
             return ANYONE if self._needs_token() else Caller(grants=(EVERYTHING,))
-        match = _BEARER.match(authorization)
-        if match is None:
+        text = token_in(authorization)
+        if text is None:
             raise UnauthorizedError("the Authorization header is not 'Bearer zoo_...' with a token of this registry")
         with self._database.read() as session:
-            token = queries.token_by_hash(session, hash_token(match[1]))
+            token = queries.token_by_hash(session, hash_token(text))
         if token is None:
             raise UnauthorizedError("this registry doesn't know the token; log in again with one it made")
         if token.revoked_at is not None:
             raise UnauthorizedError(f"the token {token.name!r} was revoked; ask for a new one")
         if token.expires_at is not None and token.expires_at <= datetime.now(UTC):
             raise UnauthorizedError(f"the token {token.name!r} expired; ask for a new one")
-        grants = tuple(Grant.parse(text) for text in token.grants.split())
+        grants = tuple(Grant.parse(grant) for grant in token.grants.split())
         return Caller(token.name, grants, token.id, token.expires_at)
 
     def check_writer(self, authorization: str | None) -> Caller:

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from registry.auth import TOKEN, hash_token, redact
+from registry.auth import TOKEN, hash_token, redact, token_in
 from registry.errors import ForbiddenError, InvalidRequestError, RegistryError, UnavailableError
 from registry.rate import RateLimit
 from registry.routes.problems import answer_of
@@ -74,6 +74,7 @@ class Guard:
             await answer_of(Request(scope), error)(scope, receive, send_guarded)
         finally:
             self._running -= 1
+            self._remember(scope)
             _log(scope, status, time.monotonic() - started)
 
     def _check(self, scope: Scope) -> None:
@@ -81,7 +82,8 @@ class Guard:
             raise UnavailableError("the registry serves as many requests as it may; try again in a second")
         headers = Headers(scope=scope)
         if self._rate:
-            self._rate.take(_client(scope, headers))
+            key = _key(headers)
+            self._rate.take(key if key and self._rate.knows(key) else str((scope.get("client") or ("-", 0))[0]))
         host = headers.get("host", "")
         if not self._is_known(_host_name(host)):
             raise InvalidRequestError(
@@ -92,16 +94,22 @@ class Guard:
             _check_origin(headers, host)
         _check_query(scope)
 
+    def _remember(self, scope: Scope) -> None:
+        """Counts a token for itself from now on, if a route found that it holds; until then its address is counted."""
+        key, caller = _key(Headers(scope=scope)), getattr(Request(scope).state, "caller", None)
+        if self._rate and key and caller is not None and caller.name is not None:
+            self._rate.admit(key)
+
     def _is_known(self, name: str) -> bool:
         if name in self._hosts:
             return True
         return self._settings.is_any_address and _is_address(name)
 
 
-def _client(scope: Scope, headers: Headers) -> str:
-    """Whom requests are counted for: the token that was sent, whether it holds or not, or else the address."""
-    token = headers.get("authorization")
-    return hash_token(token) if token else str((scope.get("client") or ("-", 0))[0])
+def _key(headers: Headers) -> str | None:
+    """What the token that was sent is remembered by."""
+    token = token_in(headers.get("authorization", ""))
+    return hash_token(token) if token else None
 
 
 def _keep_to_the_caller(scope: Scope, headers: MutableHeaders) -> None:

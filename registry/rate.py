@@ -17,6 +17,14 @@ class RateLimit:
         self._capacity = float(requests_per_minute)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
+    def knows(self, client: str) -> bool:
+        """Whether the client has a bucket."""
+        return client in self._buckets
+
+    def admit(self, client: str) -> None:
+        """Gives the client a bucket of its own, if it has none."""
+        self._buckets.setdefault(client, (self._capacity, time.monotonic()))
+
     def take(self, client: str) -> None:
         """Counts a request; raises `TooManyRequestsError` with the seconds to wait."""
         now, refill = time.monotonic(), self._capacity / 60

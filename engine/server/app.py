@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect
 
 from engine.server import pages
 from engine.server.endpoint import Endpoint
@@ -19,8 +20,6 @@ from engine.server.settings import ServerSettings, SettingsError
 from engine.server.workers import Workers, in_daemon_thread
 
 _MOST_DROPPED_BYTES = 2**24
-# Nobody receives it; web servers write this number in their logs for a client that went away.
-_CLIENT_GONE = 499
 
 
 class Service:
@@ -67,7 +66,7 @@ class Service:
         await asyncio.to_thread(self.close)
 
     async def answer(self, endpoint: Endpoint, request: Request) -> Response:
-        """Answer one HTTP request. Raises HttpError."""
+        """Answer one HTTP request. Raises HttpError, and ClientDisconnect when nobody waits for the answer."""
         body = await self.body(request)
         answer = asyncio.create_task(endpoint.answer(body, self.workers, self.settings.request_timeout_s))
         gone = asyncio.create_task(_disconnected(request))
@@ -77,11 +76,11 @@ class Service:
             gone.cancel()
             answer.cancel()
         if answer not in done:
-            return Response(status_code=_CLIENT_GONE)
+            raise ClientDisconnect
         return Response(answer.result(), media_type="application/json")
 
     async def body(self, request: Request) -> bytes:
-        """Read the body. Raises HttpError 413 over the limit, 408 when it comes too slowly."""
+        """Read the body. Raises HttpError 413 over the limit, 408 when it comes too slowly; ClientDisconnect."""
         limit_s = self.settings.body_timeout_s
         try:
             return await asyncio.wait_for(_read(request, self.settings.body_limit_bytes), limit_s)

@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from engine.errors import PipelineError
+
+# Nobody receives it; web servers write this number in their logs for a client that went away.
+_CLIENT_GONE = 499
 
 
 class HttpError(Exception):
@@ -44,6 +48,7 @@ def add_handlers(app: FastAPI) -> None:
     """Answer every failure of `app` in one form."""
     app.add_exception_handler(HttpError, _told)
     app.add_exception_handler(PipelineError, _refused)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(HTTPException, _of_the_framework)
     app.add_exception_handler(Exception, _unexpected)
 
@@ -55,6 +60,10 @@ async def _told(_request: Request, error: Exception) -> JSONResponse:
 
 async def _refused(_request: Request, error: Exception) -> JSONResponse:
     return HttpError(422, str(error)).response()
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=_CLIENT_GONE)
 
 
 async def _of_the_framework(request: Request, error: Exception) -> JSONResponse:

@@ -115,10 +115,12 @@ def test_row_104_a_call_that_nobody_waits_for_is_stopped_and_its_place_freed() -
     asyncio.run(scenario())
 
 
-def test_row_104_a_client_that_goes_away_ends_its_request(folder: Path) -> None:
+@pytest.mark.parametrize(("path", "whole"), [("/predict", True), ("/predict", False), ("/", False)])
+def test_row_104_a_client_that_goes_away_ends_its_request(folder: Path, path: str, whole: bool) -> None:
     app = create_app(ServerSettings.checked({"endpoints": [endpoint(folder, kwargs=SHORT_WINDOWS)]}, "test"))
-    messages = [{"type": "http.request", "body": json.dumps(SLOW).encode()}, {"type": "http.disconnect"}]
-    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "query_string": b""}
+    body = {"type": "http.request", "body": json.dumps(SLOW).encode(), "more_body": not whole}
+    messages = [body, {"type": "http.disconnect"}]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:

@@ -10,14 +10,14 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from registry import queries, version_queries
 from registry.audit import OPERATOR, note
 from registry.checks import check_version, write_report
 from registry.errors import InvalidManifestError, VersionExistsError
-from registry.schemas import CheckView, Reason, Time
+from registry.schemas import CheckView, Reason
 from registry.service import Registry, add_version, check_alias, check_blobs, parse_manifest, parse_tag
 from registry.tables import Version
 from zoo.manifest import Digest, Manifest, NameText
@@ -33,6 +33,13 @@ class Adopted(StrEnum):
     DELETED = "deleted"  # here, and stays so
 
 
+def _utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the time lies outside the years 1 to 9999") from None
+
+
 class VersionRecord(BaseModel):
     """A version as a registry tells of it: what `GET /resolve` answers, as far as it is needed here."""
 
@@ -42,7 +49,7 @@ class VersionRecord(BaseModel):
     alias: NameText | None = None
     version: Annotated[int, Field(ge=1, le=999_999_999)]
     digest: Digest
-    created_at: Time
+    created_at: Annotated[AwareDatetime, AfterValidator(_utc)]
     tags: Annotated[list[str], Field(max_length=1_000)] = []
     yank_reason: Reason | None = None
     manifest: dict[str, Any]

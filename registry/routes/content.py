@@ -103,9 +103,9 @@ def _checksums(sha256: str, *, is_whole: bool) -> dict[str, str]:
 
 
 def _read_range(request: Request, content: Content) -> tuple[int, int] | None:
-    """The half-open span that Range asks for; None for everything, which several ranges get too."""
+    """The half-open span that Range asks for; None for everything, as several ranges get, and HEAD (RFC 9110, 14.2)."""
     text, etag, size = request.headers.get("range"), f'"{content.etag}"', content.size_bytes
-    if text is None or request.headers.get("if-range", etag) != etag:
+    if request.method != "GET" or text is None or request.headers.get("if-range", etag) != etag:
         return None
     match = _RANGE.match(text)
     if match is None or match.groups() == ("", ""):

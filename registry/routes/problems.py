@@ -142,10 +142,12 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     cause = error.__cause__
     if isinstance(cause, RegistryError):  # FastAPI wraps what is raised while a body is read
         return await _on_registry_error(request, cause)
-    if wants_page(request):
-        return error_page(request, error.status_code, "There is no such page.")
-    code = _HTTP_CODES.get(error.status_code, "REQUEST_INVALID")
     headers = dict(error.headers or {}) | ({"Allow": _allowed(request)} if error.status_code == 405 else {})
+    if wants_page(request):
+        said = {404: "There is no such page.", 405: f"This address takes no {_shown(request.method)}."}
+        detail = said.get(error.status_code, str(error.detail))
+        return error_page(request, error.status_code, detail, headers=headers)
+    code = _HTTP_CODES.get(error.status_code, "REQUEST_INVALID")
     return problem(error.status_code, code, str(error.detail), None, headers)
 
 

@@ -53,7 +53,7 @@ def resolve(
 ) -> VersionView:
     """The version that a stub names; `role` narrows `files`."""
     view = registry.resolve(stub, role, caller)
-    response.headers["ETag"] = f'"{view.digest}"'
+    response.headers["ETag"] = f'W/"{view.digest}"'  # weak: the same version is told of with other tags and files
     return view
 
 
@@ -66,7 +66,8 @@ def move_tag(
     if_match: Annotated[str | None, Header(max_length=80, description="digest that the tag must point to")] = None,
 ) -> VersionView:
     """Points a tag to a version; with If-Match only if nobody moved it in between."""
-    view = registry.move_tag(body.stub, body.tag, if_match.strip('"') if if_match else None, writer)
+    expected = None if if_match is None else if_match.removeprefix("W/").strip('"')
+    view = registry.move_tag(body.stub, body.tag, expected, writer)
     response.headers["ETag"] = f'"{view.digest}"'
     return view
 

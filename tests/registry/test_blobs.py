@@ -86,6 +86,13 @@ def test_what_is_no_single_range_gets_the_whole_blob(sqlite_site: Site, asked: s
     assert (answer.status_code, answer.content) == (200, DATA)
 
 
+@pytest.mark.parametrize("asked", ["bytes=1-2", "bytes=99999999-"])
+def test_a_range_is_for_get_alone(sqlite_site: Site, asked: str) -> None:
+    sqlite_site.client.put(URL, content=DATA)
+    head = sqlite_site.client.head(URL, headers={"Range": asked})
+    assert (head.status_code, head.headers["content-length"]) == (200, str(len(DATA)))
+
+
 def test_if_range_with_another_etag_gets_the_whole_blob(sqlite_site: Site) -> None:
     sqlite_site.client.put(URL, content=DATA)
     for etag, status in ((f'"{digest_of(DATA)}"', 206), (f'"{digest_of(b"")}"', 200)):

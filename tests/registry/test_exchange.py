@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from registry import admin
+from registry.adopt import VersionRecord
 from registry.errors import (
     AliasTakenError,
     BundleError,
@@ -25,7 +27,7 @@ from registry.errors import (
 )
 from registry.settings import Settings
 from tests.registry.builders import ALIAS, LONG, Folder, bert, digest_of, small
-from tests.registry.conftest import ROOT, open_site
+from tests.registry.conftest import ROOT, Site, open_site
 from tests.registry.test_bundle import Make, make, rewrite
 
 __all__ = ["make"]
@@ -308,3 +310,11 @@ def test_an_operator_exports_and_imports_by_commands(make: Make, tmp_path: Path)
     with tarfile.open(tmp_path / "backup.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo("x"), io.BytesIO())
     assert "no bundle" in zoo("import", tmp_path / "backup.tar", *target, code=1)
+
+
+@pytest.mark.parametrize("time", ["2026-11-01T12:00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_version_of_a_time_that_can_t_be_stored_is_refused(sqlite_site: Site, time: str) -> None:
+    document = small().publish(sqlite_site.client).json()
+    assert VersionRecord.model_validate(document).created_at.tzinfo is not None
+    with pytest.raises(ValidationError, match="created_at"):
+        VersionRecord.model_validate({**document, "created_at": time})

@@ -235,6 +235,13 @@ def test_what_is_lost_or_altered_is_left_out_of_a_page(sqlite_site: Site, change
     assert "can't be shown" in get(sqlite_site.client, "/recipes/" + LONG.removeprefix("zoo:"))
 
 
+def test_a_method_that_a_page_does_not_take_is_named(client: TestClient) -> None:
+    answer = client.post("/models/tiny", headers=HTML)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+    assert "takes no POST" in answer.text
+    assert "There is no such page" in get(client, "/nowhere", 404)
+
+
 def test_models_without_facts_are_no_family(client: TestClient) -> None:
     for name in ("zoo:one", "zoo:other"):
         small(name, name, metadata={"task": "qa", "architecture": "bert"}).publish(client)

@@ -279,6 +279,24 @@ def test_row_60_one_manifest_published_at_once_is_one_version(client: TestClient
     assert {answer.json()["version"] for answer in answers} == {1}
 
 
+def test_an_empty_if_match_is_no_leave_to_move_a_tag(client: TestClient) -> None:
+    small().publish(client, tags=["prod"])
+    small(text="2").publish(client)
+    body = {"stub": "zoo:tiny@v2", "tag": "prod"}
+    for empty in ("", '""'):
+        assert code(client.put("/api/v1/tags", json=body, headers={"If-Match": empty})) == (412, "TAG_MOVED")
+
+
+def test_a_resolved_version_has_a_weak_etag_that_if_match_takes(client: TestClient) -> None:
+    """The same version is told of in other words when its tags move, or by another role."""
+    digest = small().publish(client, tags=["prod"]).json()["digest"]
+    etag = client.get("/api/v1/resolve", params={"stub": "zoo:tiny"}).headers["etag"]
+    assert etag == f'W/"{digest}"'
+    small(text="2").publish(client)
+    body = {"stub": "zoo:tiny@v2", "tag": "prod"}
+    assert client.put("/api/v1/tags", json=body, headers={"If-Match": etag}).status_code == 200
+
+
 def test_row_60_a_tag_moved_by_two_clients_needs_if_match(client: TestClient) -> None:
     one, two = (small(text=text).publish(client, tags=["prod"]).json() for text in ("1", "2"))
     body = {"stub": "zoo:tiny@v1", "tag": "prod"}

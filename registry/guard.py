@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import time
 from collections.abc import Iterable
@@ -16,7 +15,7 @@ from registry.auth import TOKEN, hash_token, redact, token_in
 from registry.errors import ForbiddenError, InvalidRequestError, RegistryError, UnavailableError
 from registry.rate import RateLimit
 from registry.routes.problems import answer_of
-from registry.settings import LOOPBACK_NAMES, Settings
+from registry.settings import LOOPBACK_NAMES, Settings, is_address
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -103,7 +102,7 @@ class Guard:
     def _is_known(self, name: str) -> bool:
         if name in self._hosts:
             return True
-        return self._settings.is_any_address and _is_address(name)
+        return self._settings.is_any_address and is_address(name)
 
 
 def _key(headers: Headers) -> str | None:
@@ -123,8 +122,8 @@ def _keep_to_the_caller(scope: Scope, headers: MutableHeaders) -> None:
 
 def _names(settings: Settings) -> Iterable[str]:
     yield from settings.trusted_hosts
-    yield from (settings.host, _host_name(urlsplit(settings.public_url).netloc))
-    if settings.is_loopback or settings.is_any_address:
+    yield from (settings.host.lower(), _host_name(urlsplit(settings.public_url).netloc))
+    if settings.listens_on_loopback or settings.is_any_address:
         yield from LOOPBACK_NAMES
 
 
@@ -136,14 +135,6 @@ def _host_name(host: str) -> str:
     except ValueError:
         return ""
     return (parts.hostname or "") if parts.netloc == host and "@" not in host else ""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _check_origin(headers: Headers, host: str) -> None:

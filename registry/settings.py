@@ -6,10 +6,11 @@ import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from registry.errors import StartError
 
@@ -30,8 +31,9 @@ class Settings(BaseSettings):
     database_url        sqlite:///FILE or postgresql://...; SQLite in the storage folder when empty
     host, port          where to listen; port 0 takes a free one
     public_url          how clients reach the registry, for pages; derived from host and port when empty
-    trusted_hosts       names accepted in the Host header, besides host's and public_url's own
-    require_token       None: writes need a token once one exists, or when host isn't loopback
+    trusted_hosts       names between commas, accepted in the Host header besides host's and public_url's own
+    require_token       None: writes need a token once one exists, or when host, public_url or trusted_hosts name
+                        more than loopback
     max_blob_bytes      largest file accepted
     max_chunk_bytes     largest chunk of an upload accepted
     max_body_bytes      largest JSON body accepted where a writer's token is asked for; elsewhere a MiB at most
@@ -49,7 +51,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     public_url: Annotated[str, Field(pattern=r"^(https?://[A-Za-z0-9._:\[\]/~-]+)?$")] = ""
-    trusted_hosts: tuple[str, ...] = ()
+    trusted_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     require_token: bool | None = None
     max_blob_bytes: Annotated[int, Field(ge=1, le=1 << 40)] = 1 << 36
     max_chunk_bytes: Annotated[int, Field(ge=1 << 16, le=1 << 32)] = 1 << 26
@@ -77,6 +79,15 @@ class Settings(BaseSettings):
             return url
         raise ValueError("it is s3://BUCKET[/PREFIX][?endpoint=URL&region=NAME], or empty for a folder")
 
+    @field_validator("trusted_hosts", mode="before")
+    @classmethod
+    def _host_names(cls, given: str | tuple[str, ...]) -> tuple[str, ...]:
+        listed = given.split(",") if isinstance(given, str) else given
+        names = tuple(name for name in (text.strip().lower() for text in listed) if name)
+        if all(re.fullmatch(r"[a-z0-9._-]+", name) or is_address(name) for name in names):
+            return names
+        raise ValueError("it is names between commas, without ports, such as zoo.example,10.0.0.7")
+
     @field_validator("database_url")
     @classmethod
     def _known_database(cls, url: str) -> str:
@@ -99,12 +110,15 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.storage / 'registry.db'}"
 
     @property
+    def listens_on_loopback(self) -> bool:
+        """Whether only programs on this machine can connect to the registry; one of them may be a proxy."""
+        return _is_loopback(self.host)
+
+    @property
     def is_loopback(self) -> bool:
-        """Whether only programs on this machine can reach the registry."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host in LOOPBACK_NAMES
+        """Whether only programs on this machine can reach the registry, and no proxy is spoken of."""
+        named = (urlsplit(self.public_url).hostname or self.host, *self.trusted_hosts)
+        return self.listens_on_loopback and all(_is_loopback(name) for name in named)
 
     @property
     def rate(self) -> int:
@@ -124,3 +138,16 @@ class Settings(BaseSettings):
         host = "127.0.0.1" if self.is_any_address else self.host
         shown = f"[{host}]" if ":" in host else host
         return self.public_url.rstrip("/") or f"http://{shown}:{self.port}"
+
+
+def _is_loopback(name: str) -> bool:
+    return name in LOOPBACK_NAMES or (is_address(name) and ipaddress.ip_address(name).is_loopback)
+
+
+def is_address(name: str) -> bool:
+    """Whether a host's name is an IP address."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -164,3 +165,43 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     assert loaded.endpoint == "http://[::1]:9000"
     assert Settings(database_url="postgresql://h/n").database == "postgresql+psycopg://h/n"
     assert not Settings(host="example.org").is_loopback
+
+
+@pytest.mark.parametrize(
+    ("given", "loopback"),
+    [
+        ({}, True),
+        ({"public_url": "http://localhost:8080"}, True),
+        ({"trusted_hosts": ("127.0.0.2", "LOCALHOST", "::1")}, True),
+        ({"public_url": "https://zoo.example"}, False),
+        ({"trusted_hosts": ("localhost", "zoo.example")}, False),
+        ({"trusted_hosts": "10.0.0.7"}, False),
+    ],
+)
+def test_a_registry_behind_a_proxy_is_not_open_for_writing(
+    given: dict[str, Any], loopback: bool, tmp_path: Path
+) -> None:
+    """What the world reaches through a proxy on this machine needs a token, as if it listened to the world."""
+    settings = Settings(storage=tmp_path, **given)
+    assert settings.is_loopback is loopback
+    assert (settings.rate == 0) is loopback
+    with open_site(settings) as site:
+        assert site.client.get("/api/v1/whoami").json()["may_write"] is loopback
+        for host in ("localhost", "127.0.0.1:8080"):
+            assert site.client.get(HEALTH, headers={"Host": host}).status_code == 200, host
+
+
+def test_trusted_hosts_are_names_between_commas(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ZOO_REGISTRY_TRUSTED_HOSTS", "Zoo.Example, inner,::1,")
+    loaded = Settings.load(storage=tmp_path)
+    assert loaded.trusted_hosts == ("zoo.example", "inner", "::1")
+    with open_site(loaded) as site:
+        for host in ("zoo.example", "ZOO.example:443", "inner", "[::1]"):
+            assert site.client.get(HEALTH, headers={"Host": host}).status_code == 200, host
+
+
+@pytest.mark.parametrize("names", ["zoo.example:8443", "https://zoo.example", '["zoo.example"]', "*", "a b"])
+def test_a_trusted_host_that_can_never_match_is_named(monkeypatch: pytest.MonkeyPatch, names: str) -> None:
+    monkeypatch.setenv("ZOO_REGISTRY_TRUSTED_HOSTS", names)
+    with pytest.raises(StartError, match=r"ZOO_REGISTRY_TRUSTED_HOSTS.*names between commas, without ports"):
+        Settings.load()

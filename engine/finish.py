@@ -31,8 +31,6 @@ LAST_REGISTER: Final = 31
 
 _MOST_STEPS: Final = 2.0**30
 """Fewer of the output's scale than a 32-bit integer holds: packs then bound what is stored, and no word has to."""
-_SPAN: Final[dict[Finish, int]] = {"stored": 1, "floats": 1, "bytes": 1, "gelu": 1, "added": 1}
-"""Rows that are in work at a time: a chain of operations with the time of as many rows' products isn't waited for."""
 _SCALARS, _SCALES, _BIASES = -80, -64, -32
 _ZERO, _LAST, _MAGIC, _SLOPE, _MAGNITUDE = range(_SCALARS, _SCALARS + 5)
 _ZERO_POINTS, _ORDER, _FIT = -6, -7, -12
@@ -98,14 +96,9 @@ def words(finish: Finish) -> NDArray[np.uint64]:
 
 
 def _in_order(finish: Finish) -> list[Operation]:
-    """The operations of all rows, each row's `_SPAN` rows long and begun one row after the one before."""
-    if finish == "stored":
-        return []
-    timed = []
-    for row in range(ROWS[finish]):
-        operations = _row(finish, row)
-        timed += [(row + _SPAN[finish] * i / len(operations), o) for i, o in enumerate(operations)]
-    return [operation for _, operation in sorted(timed, key=lambda entry: entry[0])]
+    """The operations of all rows, one row after the other."""
+    rows = range(ROWS[finish]) if finish != "stored" else ()
+    return [operation for row in rows for operation in _row(finish, row)]
 
 
 def _row(finish: Finish, row: int) -> list[Operation]:

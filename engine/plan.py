@@ -9,7 +9,7 @@ import hashlib
 import io
 import os
 import struct
-import tempfile
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -225,20 +225,22 @@ def write_plan(program: Program, path: str | os.PathLike[str], source: bytes = b
     Raises ValueError as `write` does, and OSError.
     """
     target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(fresh, "xb", opener=_create_read_only) as file:
             write(program, file, source)
             file.flush()
             os.fsync(file.fileno())
             _forget(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o444 & ~umask | 0o400)  # a plan that is run must not change
-        Path(name).replace(target)
+        fresh.replace(target)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
         raise
+
+
+def _create_read_only(path: str, flags: int) -> int:
+    """A plan that is run must not change; the umask takes away more."""
+    return os.open(path, flags, 0o444)
 
 
 def _forget(handle: int) -> None:

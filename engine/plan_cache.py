@@ -3,7 +3,8 @@
 They lie in `.sparrow/` beside the model or, where that folder can't be written, in the cache:
 
     model.onnx.avx512vnni.plan   the plan; its header names its source: the digests of the model's files, the
-                                 instruction set, and the digest of the compiler that made it
+                                 instruction set, and the digest of the compiler that made it; where a process may
+                                 run no machine code, the plan without any is called ...avx512vnni-nocode.plan
     model.onnx.json              the digests of the model's files, with the size, times and inode of each file when
                                  it was hashed, so that a model is not read again to know that it is the same
 
@@ -32,7 +33,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import engine
-from engine.errors import EngineError, ModelError
+from engine.errors import EngineError, ModelError, PlanError
 from engine.library import default_isa, library_version, runs_code
 from engine.runtime import CompiledModel
 
@@ -44,7 +45,8 @@ _PATIENCE_S = 120.0
 _LEFTOVER_S = 3600.0
 _LOG = logging.getLogger(__name__)
 
-Opener = Callable[[Path | bytes], CompiledModel]
+Opener = Callable[[int | bytes], CompiledModel]
+"""Opens a plan file by its descriptor, or a plan in memory."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class _Shelf:
     model: Path
 
     def plan(self, isa: str) -> Path:
-        return self.folder / f"{self.model.name}.{isa}.plan"
+        return self.folder / f"{self.model.name}.{isa}{'' if runs_code() else '-nocode'}.plan"
 
     @property
     def is_writable(self) -> bool:
@@ -126,17 +128,25 @@ class _Shelf:
     def find(self, isa: str, opener: Opener) -> CompiledModel | None:
         """The model's plan if it is here and right."""
         files = self._recall()
-        if files is None or not _only_we_can_write(self.plan(isa)):
+        if files is None:
             return None
         try:
-            opened = opener(self.plan(isa))
-        except EngineError as error:
+            return self.open(isa, source_of(files, isa), opener)
+        except (OSError, EngineError) as error:
             _LOG.info("%s is not used: %s", self.plan(isa), error)
             return None
-        if opened.source == source_of(files, isa):
+
+    def open(self, isa: str, source: bytes, opener: Opener) -> CompiledModel:
+        """The plan that lies here. Raises OSError, PlanError where others may change it or it has another source, and
+        as `opener` does."""
+        with self.plan(isa).open("rb") as file:
+            if not _only_we_can_write(os.fstat(file.fileno())):
+                raise PlanError("others may change it")
+            opened = opener(file.fileno())
+        if opened.source == source:
             return opened
         opened.close()
-        return None
+        raise PlanError("it is of another model, instruction set or compiler")
 
     def _recall(self) -> Files | None:
         """The model's files, hashed again where they may have changed; None where that isn't known."""
@@ -155,10 +165,11 @@ class _Shelf:
         return files
 
     def _read_memo(self) -> Files:
-        if not _only_we_can_write(self.memo):
-            return {}
         try:
-            document = json.loads(self.memo.read_bytes())
+            with self.memo.open("rb") as file:
+                if not _only_we_can_write(os.fstat(file.fileno())):
+                    return {}
+                document = json.load(file)
             files = {name: HashedFile.parse(entry) for name, entry in document["files"].items()}
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return {}
@@ -193,7 +204,7 @@ def open_model(
     ExecutionError as `CompiledModel.from_plan` does.
     """
 
-    def opener(plan: Path | bytes) -> CompiledModel:
+    def opener(plan: int | bytes) -> CompiledModel:
         return CompiledModel.from_plan(plan, num_cores, num_streams)
 
     isa = default_isa()
@@ -206,8 +217,11 @@ def open_model(
         if found is not None:
             return found
     with _turn(shelves) as mine:
-        found = mine.find(isa, opener) if mine is not None else None
-        return _compile(model, isa, opener, mine) if found is None else found
+        if mine is None:
+            places = " and ".join(str(shelf.folder) for shelf in shelves)
+            _LOG.warning("%s is compiled at each start: its plan can't be kept, as nobody may write %s", model, places)
+            return _compile(model, isa, opener, None)
+        return mine.find(isa, opener) or _compile(model, isa, opener, mine)
 
 
 def source_of(files: Files, isa: str) -> bytes:
@@ -257,20 +271,21 @@ def _compile(model: Path, isa: str, opener: Opener, shelf: _Shelf | None) -> Com
             raise ModelError(f"{model} was changed while it was read; load it again")
         shelf.remove_leftovers()
         plan.write_plan(program, shelf.plan(isa), source_of(files, isa))
+        if not _only_we_can_write(shelf.plan(isa).stat()):
+            raise PermissionError(f"others may change what is written to {shelf.folder}")
     except OSError as error:
-        _LOG.warning("the plan of %s can't be kept, so it is compiled at each start: %s", model, error)
+        _LOG.warning("%s is compiled at each start: its plan can't be kept: %s", model, error)
         return opener(plan.encode(program))
     del program
     shelf.note(files)
-    return opener(shelf.plan(isa))
-
-
-def _only_we_can_write(path: Path) -> bool:
-    """Whether `path` is a regular file that nobody but this user and root can change."""
     try:
-        status = path.stat()
-    except OSError:
-        return False
+        return shelf.open(isa, source_of(files, isa), opener)
+    except (OSError, PlanError) as error:
+        raise PlanError(f"{shelf.plan(isa)} was written and can't be used: {error}; load the model again") from error
+
+
+def _only_we_can_write(status: os.stat_result) -> bool:
+    """Whether `status` is of a regular file that nobody but this user and root can change."""
     ours = status.st_uid in (os.geteuid(), 0) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     return stat.S_ISREG(status.st_mode) and ours
 

@@ -69,8 +69,10 @@ def _create_pool(threads: int) -> Any:
     return create("spw_pool", lambda made, e: lib.spw_pool_create(threads, ffi.NULL, made, e))
 
 
-def _open_plan(source: str | os.PathLike[str] | bytes) -> Any:
+def _open_plan(source: str | os.PathLike[str] | bytes | int) -> Any:
     _, lib = load_library()
+    if isinstance(source, int):
+        return create("spw_plan", lambda made, e: lib.spw_plan_open_descriptor(source, made, e))
     if isinstance(source, bytes):
         return create("spw_plan", lambda made, e: lib.spw_plan_from_memory(source, len(source), made, e))
     path = os.fsencode(os.fspath(source))
@@ -133,9 +135,9 @@ class CompiledModel:
 
     @classmethod
     def from_plan(
-        cls, source: str | os.PathLike[str] | bytes, num_cores: int | None = None, num_streams: int | None = None
+        cls, source: str | os.PathLike[str] | bytes | int, num_cores: int | None = None, num_streams: int | None = None
     ) -> Self:
-        """Opens a plan file, or a plan in memory.
+        """Opens a plan file by its path or by a descriptor, which stays open, or a plan in memory.
 
         `num_cores` threads (default: see `cores`) are divided among `num_streams` (default 1, at most one a core).
         SPARROW_ISA in the environment forces an instruction set; a plan with machine code for another one is refused at
@@ -183,44 +185,50 @@ class CompiledModel:
     @property
     def source(self) -> bytes:
         """The 32 bytes by which the plan's writer named what it was made from."""
-        self._open_streams()
-        return bytes(self._ffi.buffer(self._lib.spw_plan_source(self._plan), self._lib.SPW_SOURCE_BYTES))
+        with self._opened():
+            return bytes(self._ffi.buffer(self._lib.spw_plan_source(self._plan), self._lib.SPW_SOURCE_BYTES))
 
     @property
     def num_cores(self) -> int:
         """Threads of all streams together."""
-        return sum(int(self._lib.spw_pool_threads(stream.pool)) for stream in self._open_streams())
+        with self._opened() as streams:
+            return sum(int(self._lib.spw_pool_threads(stream.pool)) for stream in streams)
 
     @property
     def num_streams(self) -> int:
         """Runs that go on side by side."""
-        return len(self._open_streams())
+        with self._opened() as streams:
+            return len(streams)
 
     @property
     def isa(self) -> str:
         """The instruction set whose kernels run."""
-        return str(self._ffi.string(self._lib.spw_pool_isa(self._open_streams()[0].pool)).decode())
-
-    def _open_streams(self) -> list[_Stream]:
-        if self._closed:
-            raise ExecutionError("this model is closed")
-        return self._streams
+        with self._opened() as streams:
+            return str(self._ffi.string(self._lib.spw_pool_isa(streams[0].pool)).decode())
 
     @contextmanager
-    def _session(self) -> Iterator[Any]:
-        """The session of a stream that nobody else uses meanwhile; waits for one."""
+    def _opened(self) -> Iterator[list[_Stream]]:
+        """All streams, while nobody can close the model. Raises ExecutionError when it is closed."""
+        with self._turn:
+            if self._closed:
+                raise ExecutionError("this model is closed")
+            yield self._streams
+
+    @contextmanager
+    def _stream(self) -> Iterator[_Stream]:
+        """A stream that nobody else uses meanwhile; waits for one."""
         with self._turn:
             while not self._closed and not self._free:
                 self._turn.wait()
-            self._open_streams()
-            stream = self._free.pop()
+            with self._opened():
+                stream = self._free.pop()
             try:
                 self._prepare(stream)
             except BaseException:
                 self._free.append(stream)
                 raise
         try:
-            yield stream.session
+            yield stream
         finally:
             with self._turn:
                 closed = self._closed
@@ -276,10 +284,18 @@ class CompiledModel:
         arrays = self._checked(inputs)
         batch, sequence = arrays[0].shape
         counted = self._checked_lengths(lengths, batch)
-        results = {o.name: np.empty(o.shape(batch, sequence), np.float32) for o in self._outputs}
-        with self._session() as session:
-            self._run(session, arrays, counted, list(results.values()))
-        return results
+        results = self._results(batch, sequence)
+        with self._stream() as stream:
+            self._run(stream.session, arrays, counted, results)
+        return dict(zip(self.output_names, results, strict=True))
+
+    def _results(self, batch: int, sequence: int) -> list[NDArray[np.float32]]:
+        try:
+            return [np.empty(output.shape(batch, sequence), np.float32) for output in self._outputs]
+        except (MemoryError, ValueError) as error:
+            raise ExecutionError(
+                f"the outputs of {batch} sequences of {sequence} tokens don't fit into memory; run fewer at a time"
+            ) from error
 
     def _run(self, session: Any, arrays: list[Any], lengths: Any, results: list[Any]) -> None:
         ffi = self._ffi
@@ -297,35 +313,35 @@ class CompiledModel:
     @property
     def steps(self) -> tuple[StepInfo, ...]:
         """What the plan's steps do, in their order."""
-        self._open_streams()
+        with self._opened():
+            return tuple(self._step(index) for index in range(self._lib.spw_plan_step_count(self._plan)))
+
+    def _step(self, index: int) -> StepInfo:
         info = self._ffi.new("spw_step_info *")
-        found = []
-        for index in range(self._lib.spw_plan_step_count(self._plan)):
-            self._lib.spw_plan_step(self._plan, index, info)
-            values = {field.name: getattr(info, field.name) for field in fields(StepInfo)}
-            text = {name: self._ffi.string(values[name]).decode() for name in ("name", "kernel")}
-            found.append(StepInfo(**{**values, **text}))
-        return tuple(found)
+        self._lib.spw_plan_step(self._plan, index, info)
+        values = {field.name: getattr(info, field.name) for field in fields(StepInfo)}
+        text = {name: self._ffi.string(values[name]).decode() for name in ("name", "kernel")}
+        return StepInfo(**{**values, **text})
 
     def profile(self, inputs: Mapping[str, Any]) -> NDArray[np.uint64]:
         """Runs the model once and returns the nanoseconds that each step took. Raises as `run` does."""
-        times = np.zeros(self._lib.spw_plan_step_count(self._plan), np.uint64)
         arrays = self._checked(inputs)
-        batch, sequence = arrays[0].shape
-        results = [np.empty(o.shape(batch, sequence), np.float32) for o in self._outputs]
-        with self._session() as session:
-            self._lib.spw_session_profile(session, self._ffi.cast("uint64_t *", times.ctypes.data))
+        results = self._results(*arrays[0].shape)
+        with self._stream() as stream:
+            times = np.zeros(self._lib.spw_plan_step_count(self._plan), np.uint64)
+            self._lib.spw_session_profile(stream.session, self._ffi.cast("uint64_t *", times.ctypes.data))
             try:
-                self._run(session, arrays, None, results)
+                self._run(stream.session, arrays, None, results)
             finally:
-                self._lib.spw_session_profile(session, self._ffi.NULL)
+                self._lib.spw_session_profile(stream.session, self._ffi.NULL)
         return times
 
     def peaks(self) -> Peaks:
         """What one stream's threads reach at most on this machine, measured now, in about 100 ms."""
         found = self._ffi.new("spw_peaks *")
-        pool, problem = self._open_streams()[0].pool, self._ffi.new("spw_error *")
-        check(self._lib.spw_probe(pool, found, problem), problem)
+        problem = self._ffi.new("spw_error *")
+        with self._stream() as stream:
+            check(self._lib.spw_probe(stream.pool, found, problem), problem)
         return Peaks(found.s8_products_per_s, found.f32_products_per_s, found.bytes_per_s)
 
     def close(self) -> None:

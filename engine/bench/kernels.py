@@ -207,18 +207,16 @@ def _measure_layer(
     num_cores: int | None,
     peaks: dict[str, Peaks],
 ) -> Iterator[KernelRow]:
+    layouts = {isa: cost_model.layouts(kind, isa, code=runs_code()) for isa in isas}
     encoded = {
         layout: plan.encode(linear_program(replace(step, layout=layout)))
-        for layout in cost_model.layouts(kind, isas[0], code=runs_code())
+        for layout in dict.fromkeys(layout for named in layouts.values() for layout in named)
     }
     (n, k), filled = step.weight.shape, cost_model.fill(step.weight)
     for isa in isas:
         taken = cost_model.layout(step.weight, isa, code=runs_code())
         with ExitStack() as opened:
-            models = {
-                layout: opened.enter_context(_open(encoded[layout], isa, num_cores))
-                for layout in cost_model.layouts(kind, isa, code=runs_code())
-            }
+            models = {layout: opened.enter_context(_open(encoded[layout], isa, num_cores)) for layout in layouts[isa]}
             if sparsity == 0:
                 _raise_peaks(peaks, isa, models["dense"])
             peak = peaks[isa].s8_products_per_s if kind == "s8" else peaks[isa].f32_products_per_s

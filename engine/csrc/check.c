@@ -61,7 +61,7 @@ static spw_status check_dequantize(check *c) { return check_conversion(c, U8, F3
 static spw_status check_attention(check *c, kind type) {
   const spw_file_step *s = c->step;
   uint32_t heads = s->attributes[ATTENTION_HEADS], head_dim = s->attributes[ATTENTION_HEAD_DIM], channels;
-  REQUIRE(c, heads >= 1 && head_dim >= 1 && head_dim <= SPW_MAX_PRODUCTS / 4 &&
+  REQUIRE(c, heads >= 1 && heads <= SPW_MAX_HEADS && head_dim >= 1 && head_dim <= SPW_MAX_PRODUCTS / 4 &&
                  !__builtin_mul_overflow(heads, head_dim, &channels),
           "its heads are invalid");
   for (uint32_t i = 0; i < 3; i++) {

@@ -182,6 +182,12 @@ spw_status spw_plan_open(const char *path, spw_plan **plan, spw_error *error) {
   return status;
 }
 
+spw_status spw_plan_open_descriptor(int descriptor, spw_plan **plan, spw_error *error) {
+  if (plan == NULL) return spw_fail(error, SPW_INVALID_ARGUMENT, "plan is NULL");
+  *plan = NULL;
+  return map_file(descriptor, "the plan", plan, error);
+}
+
 void spw_plan_retain(spw_plan *plan) { atomic_fetch_add(&plan->references, 1); }
 
 void spw_plan_release_file(spw_plan *plan) {

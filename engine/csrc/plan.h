@@ -21,6 +21,7 @@ enum {
   SPW_ABSENT = 0xffffffff, /* a buffer or input that a step doesn't have */
   SPW_MAX_CHANNELS = 1 << 20,
   SPW_MAX_COUNT = 1 << 14, /* inputs, buffers, steps: pairs of buffers are compared */
+  SPW_MAX_HEADS = 4096,    /* so that the items of a step, heads by tiles, fit 32 bits */
   SPW_MAX_PRODUCTS = 66311 /* K with K * 255 * 127 < 2^31: no int32 sum overflows */
 };
 

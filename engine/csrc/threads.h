@@ -15,13 +15,13 @@ typedef struct spw_stage {
   uint32_t items;
 } spw_stage;
 
-enum { SPW_MAX_THREADS = 1024, SPW_MAX_ITEMS = 1 << 20, SPW_MAX_STAGES = 16 };
+enum { SPW_MAX_THREADS = 1024, SPW_MAX_STAGES = 16 };
 
 /* One caller owns the pool between begin and end. */
 spw_status spw_pool_begin(spw_pool *pool, spw_error *error);
 void spw_pool_end(spw_pool *pool);
-/* Returns when all items of all stages are computed, at most SPW_MAX_ITEMS of each. A share's items are computed when
- * those of the same share in the stages before are, whatever other shares have come to. */
+/* Returns when all items of all stages are computed. A share's items are computed when those of the same share in the
+ * stages before are, whatever other shares have come to. */
 void spw_pool_run(spw_pool *pool, const spw_stage *stages, uint32_t count);
 
 /* A monotonic clock. */

@@ -222,11 +222,11 @@ class TestLinear:
         y = body.op("MatMul", flat, body.weight(HIDDEN, HIDDEN))
         shape = body.op("Concat", body.op("Shape", "input_ids"), np.array([HIDDEN]), axis=0)
         back = body.op("Reshape", y, shape)
-        shown, dims = {
-            "row": lambda: (body.op("Gather", y, np.array([0]), axis=0), (1, HIDDEN)),
-            "channel": lambda: (body.op("Gather", y, np.array(0), axis=1), ("n",)),
-            "output": lambda: (flat, ("n", HIDDEN)),
-        }[pick]()
+        shown, dims = flat, list[int | str | None](("n", HIDDEN))
+        if pick == "row":
+            shown, dims = body.op("Gather", y, np.array([0]), axis=0), [1, HIDDEN]
+        elif pick == "channel":
+            shown, dims = body.op("Gather", y, np.array(0), axis=1), ["n"]
         model = body.model(back)
         model.graph.output.append(helper.make_tensor_value_info(shown, onnx.TensorProto.FLOAT, dims))
         with pytest.raises((UnsupportedModelError, ModelError)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import struct
 from pathlib import Path
 from typing import Any, get_args
@@ -48,6 +49,17 @@ def test_write_replaces_atomically_and_leaves_nothing_behind(tmp_path: Path) -> 
         plan.write_plan(b.done(), target)
     assert target.read_bytes() == PLAN
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o444), (0o077, 0o400)])
+def test_a_written_plan_is_read_only_within_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        plan.write_plan(tiny_bert(), tmp_path / "p")
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    assert (tmp_path / "p").stat().st_mode & 0o777 == mode
 
 
 def test_a_mapped_plan_survives_its_replacement(tmp_path: Path) -> None:

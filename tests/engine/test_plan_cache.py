@@ -18,8 +18,8 @@ import onnx
 import pytest
 
 import engine
-from engine import plan
-from engine.plan_cache import cached_plans, prune_plans
+from engine import plan, plan_cache
+from engine.plan_cache import HashedFile, cached_plans, prune_plans
 from engine.program import Embed
 from tests.engine.models import Bert
 from tests.engine.programs import tiny_bert
@@ -116,19 +116,18 @@ def age_memo(path: Path) -> None:
     memo.write_text(json.dumps(document))
 
 
-def test_a_settled_model_is_not_read_again(tmp_path: Path) -> None:
+def test_a_settled_model_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path)
     first, _ = result(path)
     age_memo(path)
     path.chmod(0o600)
     result(path)  # the inode's time has changed: hashed again, and noted
     age_memo(path)
-    accessed = path.stat().st_atime_ns
+    monkeypatch.setattr(HashedFile, "hash", lambda path: pytest.fail(f"{path} is read"))
     before = (tmp_path / ".sparrow" / "model.onnx.json").read_bytes()
     second, compiled = result(path)
     assert not compiled
     assert np.array_equal(first, second)
-    assert path.stat().st_atime_ns == accessed
     assert (tmp_path / ".sparrow" / "model.onnx.json").read_bytes() == before
 
 
@@ -199,6 +198,25 @@ def test_each_instruction_set_has_its_own_plan(tmp_path: Path, monkeypatch: pyte
     assert (tmp_path / ".sparrow" / "model.onnx.scalar.plan").is_file()
 
 
+def test_a_plan_that_is_swapped_after_the_check_is_not_what_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path)
+    first, _ = result(path)
+    check = plan_cache._only_we_can_write
+
+    def swap(status: os.stat_result) -> bool:
+        if status.st_ino == plan_of(path).stat().st_ino:
+            (tmp_path / "other").write_bytes(plan.encode(tiny_bert()))
+            (tmp_path / "other").replace(plan_of(path))
+        return check(status)
+
+    monkeypatch.setattr(plan_cache, "_only_we_can_write", swap)
+    monkeypatch.setattr(plan_cache, "_compile", lambda *_: pytest.fail("compiled again"))
+    assert np.array_equal(result(path)[0], first)
+    assert plan_of(path).read_bytes() == plan.encode(tiny_bert())
+
+
 def test_uncached_leaves_nothing(tmp_path: Path) -> None:
     path = save(tmp_path)
     result(path, cached=False)
@@ -239,12 +257,15 @@ def test_an_unwritable_folder_puts_the_plan_into_the_cache(tmp_path: Path, monke
     assert np.array_equal(result(path)[0], first)
 
 
-def test_a_full_disk_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     path = save(tmp_path)
     expected = result(path, cached=False)[0]
     (tmp_path / ".sparrow").write_bytes(b"a file where the folder should be")
     monkeypatch.setenv("ZOO_CACHE", "/dev/full/cache")
     assert np.array_equal(result(path)[0], expected)
+    assert "compiled at each start" in caplog.text
 
 
 def test_processes_that_start_together_compile_once_and_agree(tmp_path: Path) -> None:

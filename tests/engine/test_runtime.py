@@ -245,7 +245,26 @@ def test_row_97_closing_during_runs_lets_them_finish() -> None:
     for thread in threads:
         thread.join()
     assert all(outcomes)
-    with pytest.raises(ExecutionError, match="closed"):
+    for use in (
+        lambda: model.run(given),
+        lambda: model.profile(given),
+        lambda: model.peaks(),
+        lambda: model.steps,
+        lambda: model.source,
+        lambda: model.isa,
+        lambda: model.num_cores,
+    ):
+        with pytest.raises(ExecutionError, match="closed"):
+            use()
+
+
+def test_outputs_that_dont_fit_into_memory_are_an_error(model: CompiledModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    given = request(1, 5)
+    monkeypatch.setattr("engine.runtime.np.empty", full)
+    with pytest.raises(ExecutionError, match="run fewer at a time"):
         model.run(given)
 
 

@@ -81,6 +81,8 @@ SPW_EXPORT int spw_code_supported(void);
 /* Maps a plan file, read-only, and checks all of it, machine code included. A file that is being run must not be
  * changed in place: replace it by renaming another over it, and open none that somebody else can write. */
 SPW_EXPORT spw_status spw_plan_open(const char *path, spw_plan **plan, spw_error *error);
+/* The same for a file that the caller has opened for reading, looked at, and closes. */
+SPW_EXPORT spw_status spw_plan_open_descriptor(int descriptor, spw_plan **plan, spw_error *error);
 /* The same from a copy of `size` bytes. */
 SPW_EXPORT spw_status spw_plan_from_memory(const void *bytes, size_t size, spw_plan **plan,
                                            spw_error *error);

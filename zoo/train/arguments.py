@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
@@ -17,6 +18,7 @@ _RENAMED = {
     "no_cuda": "use_cpu",
     "per_gpu_train_batch_size": "per_device_train_batch_size",
 }
+_HELP = "zoo train question-answering --help lists the flags"
 
 
 def _flag(default: Any, text: str) -> Any:
@@ -84,24 +86,44 @@ class RunArguments(TrainingArguments):
 Arguments = tuple[ModelArguments, DataArguments, RunArguments]
 
 
+class FlagsError(TrainingError):
+    """Flags are unknown, malformed or contradict each other."""
+
+    exit_code = 2
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise FlagsError(f"{message}; {_HELP}")
+
+
 def parse(argv: Sequence[str]) -> Arguments:
     """Parse flags, underscores and dashes alike, or one path of a JSON file that holds them.
 
-    Raises SystemExit(2) after printing the usage where argparse refuses a flag, and TrainingError where flags
-    contradict each other.
+    Raises FlagsError where flags are unknown, malformed or contradict each other.
     """
     kinds: Any = (ModelArguments, DataArguments, RunArguments)
-    parser = HfArgumentParser(kinds, prog="zoo train question-answering")
+    parser = _Parser(kinds, prog="zoo train question-answering")
     try:
         if len(argv) == 1 and argv[0].endswith(".json"):
-            parsed = parser.parse_json_file(argv[0])
+            parsed: Any = parser.parse_dict(_read_flags(Path(argv[0])))
         else:
             parsed = parser.parse_args_into_dataclasses([_named(a) for a in argv], look_for_args_file=False)
     except (ValueError, OSError, TypeError) as error:
-        raise TrainingError(f"the flags can't be used: {error}") from error
+        raise FlagsError(f"the flags can't be used: {error}; {_HELP}") from error
     model, data, run = parsed
     _check(model, data, run)
     return model, data, run
+
+
+def _read_flags(path: Path) -> dict[str, Any]:
+    try:
+        flags = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FlagsError(f"{path} isn't JSON: {error}") from error
+    if not isinstance(flags, dict):
+        raise FlagsError(f"{path} must hold one object, from the names of flags to their values")
+    return flags
 
 
 def _named(argument: str) -> str:
@@ -116,43 +138,40 @@ def _named(argument: str) -> str:
 def _check(model: ModelArguments, data: DataArguments, run: RunArguments) -> None:
     for name in ("config_name", "model_revision"):
         if getattr(model, name) not in (None, "main"):
-            raise TrainingError(f"--{name} is not supported: a model has its own config, a stub is pinned by @v3")
+            raise FlagsError(f"--{name} is not supported: a model has its own config, a stub is pinned by @v3")
     if run.best_model_after_epoch is not None:
-        raise TrainingError(
-            "--best_model_after_epoch is not supported: the last model is the one that meets the recipe"
-        )
+        raise FlagsError("--best_model_after_epoch is not supported: the last model is the one that meets the recipe")
     if not (run.do_train or run.do_eval or run.do_predict or model.one_shot):
-        raise TrainingError("nothing to do: give --do_train, --do_eval, --do_predict or --one_shot")
+        raise FlagsError("nothing to do: give --do_train, --do_eval, --do_predict or --one_shot")
     if run.do_predict:
-        raise TrainingError("--do_predict is not supported: use --do_eval, or `zoo run` on the exported model")
+        raise FlagsError("--do_predict is not supported: use --do_eval, or `zoo run` on the exported model")
     if run.output_dir is None:
-        raise TrainingError("--output_dir is missing: the folder that the trained model is written to")
+        raise FlagsError("--output_dir is missing: the folder that the trained model is written to")
     if model.one_shot and run.do_train:
-        raise TrainingError("--one_shot and --do_train exclude each other")
+        raise FlagsError("--one_shot and --do_train exclude each other")
     for flag, wanted, file in (
         ("--do_train", run.do_train or model.one_shot, data.train_file),
         ("--do_eval", run.do_eval, data.validation_file),
     ):
         if wanted and data.dataset_name is None and file is None:
             name = "--train_file" if flag == "--do_train" else "--validation_file"
-            raise TrainingError(f"{flag} needs {name} or --dataset_name")
+            raise FlagsError(f"{flag} needs {name} or --dataset_name")
     _check_ranges(model, data)
 
 
 def _check_ranges(model: ModelArguments, data: DataArguments) -> None:
     if model.dropout is not None and not 0 <= model.dropout < 1:
-        raise TrainingError(f"--dropout is {model.dropout:g}; it must be at least 0 and less than 1")
+        raise FlagsError(f"--dropout is {model.dropout:g}; it must be at least 0 and less than 1")
     for name in ("max_train_samples", "max_eval_samples"):
         if (count := getattr(data, name)) is not None and count < 1:
-            raise TrainingError(f"--{name} is {count}; it must be 1 or more")
+            raise FlagsError(f"--{name} is {count}; it must be 1 or more")
 
 
-def check_output(run: RunArguments) -> None:
-    """Raise TrainingError when the output folder holds something that a new run would mix with."""
+def check_output(run: RunArguments, *, resuming: bool) -> None:
+    """Raise TrainingError when the output folder is none, or holds something that a new run would mix with."""
     folder = Path(str(run.output_dir))
-    if not folder.exists() or run.overwrite_output_dir or not run.do_train:
-        return
-    if not folder.is_dir():
+    if folder.exists() and not folder.is_dir():
         raise TrainingError(f"{folder} is a file; --output_dir must be a folder")
-    if any(folder.iterdir()):
+    starts = run.do_train and not run.overwrite_output_dir and not resuming
+    if starts and folder.exists() and any(folder.iterdir()):
         raise TrainingError(f"{folder} is not empty; choose another folder or give --overwrite_output_dir")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,17 +132,18 @@ def predict(
     autocast: bool = False,
     layers: LayerOutputs | None = None,
     keys: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> dict[str, list[Tensor]]:
     """Return start_logits and end_logits of every window, float32 [its length] on the CPU, without gradients.
 
     With `layers`, which watch the model, also what each gave, by its name, [its length, ...]. With `keys`, the model
-    is given those inputs alone.
+    is given those inputs alone. `progress` is called with the windows that are done, and all.
     """
     names = () if layers is None else layers.names
     rows: dict[str, list[Tensor]] = {key: [torch.empty(0)] * len(windows) for key in (*_LOGITS, *names)}
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
+    device, done = next(model.parameters()).device, 0
     for chosen in batches_by_length(windows, batch_size):
         inputs = teacher_inputs(collator.inputs([windows[i] for i in chosen]), keys)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
@@ -152,5 +153,7 @@ def predict(
             found = found.cpu()
             for row, index in zip(found, chosen, strict=True):
                 target[index] = row[: len(windows[index])].clone()
+        done += len(chosen)
+        progress(done, len(windows))
     model.train(was_training)
     return rows

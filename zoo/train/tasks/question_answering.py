@@ -9,6 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from transformers import set_seed
 from zoo.answers import Answer, Example, best_answers, read_squad, squad_metrics
 from zoo.errors import TrainingError, ZooError
 from zoo.modifiers import DistillationModifier, PerLayerDistillationModifier
+from zoo.terminal import Output, counting_bar, waiting
 from zoo.train.allocator import keep_freed_memory
 from zoo.train.arguments import DataArguments, ModelArguments, RunArguments, check_output, parse
 from zoo.train.distillation import LayerOutputs, ModelTeacher, RememberedTeacher, Teacher
@@ -38,18 +40,21 @@ _MEMORY_LIMIT_BYTES = 2**30  # of a teacher's remembered outputs
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command line; return its exit code. Errors go to stderr."""
+    """Run the command line; return its exit code. The report goes to stdout, all else to stderr."""
     _log_to_stderr()
     keep_freed_memory()
     try:
-        model, data, run = parse(argv)
-        Run(model, data, run).go()
+        run = Run(*parse(argv))
+        with redirect_stdout(sys.stderr):  # where transformers prints what it logs
+            document = run.go()
     except ZooError as error:
-        print(f"error: {error}", file=sys.stderr)
+        Output.fail(error, error.exit_code)
         return error.exit_code
     except OSError as error:
-        print(f"error: {error}; complete checkpoints stay as they are", file=sys.stderr)
-        return 1
+        Output.fail(TrainingError(f"{error}; complete checkpoints stay as they are"), TrainingError.exit_code)
+        return TrainingError.exit_code
+    if run.run_args.process_index == 0:
+        Output.emit(document, str(run.folder))
     return 0
 
 
@@ -75,11 +80,13 @@ class Run:
         self.model_args, self.data_args, self.run_args = model, data, run
         self.folder = Path(str(run.output_dir))
 
-    def go(self) -> None:
-        """Train, evaluate, report and export, as the flags say. Raises ZooError."""
+    def go(self) -> dict[str, Any]:
+        """Train, evaluate, report and export, as the flags say; return the report, or the metrics without training.
+
+        Raises ZooError.
+        """
         resumed = self._resume_point()
-        if resumed is None:
-            check_output(self.run_args)
+        check_output(self.run_args, resuming=resumed is not None)
         set_seed(self.run_args.seed)
         self._load()
         self._read_data()
@@ -91,7 +98,7 @@ class Run:
         elif self.model_args.one_shot:
             trainer.apply_once()
         metrics = trainer.evaluate() if self.run_args.do_eval else {}
-        self._finish(trainer, metrics, time.monotonic() - started)
+        return self._finish(trainer, metrics, time.monotonic() - started)
 
     def _resume_point(self) -> Path | None:
         asked = self.run_args.resume_from_checkpoint
@@ -220,37 +227,41 @@ class Run:
         fits = token_bytes * sum(len(window) for window in windows) <= _MEMORY_LIMIT_BYTES
         if fits:
             log.info("running the teacher over %d windows", len(windows))
-        rows = run(windows=windows) if fits else {}
+        with counting_bar("teacher") as progress:
+            rows = run(windows=windows, progress=progress) if fits else {}
         layers.stop()
         return RememberedTeacher(rows, {name: rows.pop(name) for name in layers.names}) if fits else None
 
-    def _finish(self, trainer: QuestionAnsweringTrainer, metrics: dict[str, float], seconds: float) -> None:
+    def _finish(self, trainer: QuestionAnsweringTrainer, metrics: dict[str, float], seconds: float) -> dict[str, Any]:
         trained = self.run_args.do_train or self.model_args.one_shot
         if metrics:
             _write_json(self.folder / "eval_results.json", metrics)
         if not trained or not trainer.is_world_process_zero():
-            return
+            return metrics
         trainer.save_model()
         trainer.save_state()
         report = build_report(trainer.session, metrics, seconds)
         _write_json(self.folder / "report.json", report)
         if report["missed"]:
             raise TrainingError("the recipe's targets were missed: " + "; ".join(report["missed"]))
-        if self.model_args.export:
-            self._export()
+        return self._export() if self.model_args.export else report
 
-    def _export(self) -> None:
+    def _export(self) -> dict[str, Any]:
+        """Export, and return the report that says so."""
         from zoo.export import export
 
         known = (self.eval_set.examples or self.train_set.examples)[:32]
         count = self.model_args.num_export_samples
-        path = export(
-            self.folder,
-            samples=[(e.question, e.context) for e in known],
-            num_export_samples=count,
-            max_length=self.data_args.max_seq_length,
-        )
+        with waiting("exporting"):
+            path = export(
+                self.folder,
+                samples=[(e.question, e.context) for e in known],
+                num_export_samples=count,
+                max_length=self.data_args.max_seq_length,
+            )
         log.info("exported to %s", path)
+        report: dict[str, Any] = json.loads((path / "report.json").read_text(encoding="utf-8"))
+        return report
 
 
 class QuestionAnsweringTrainer(Trainer):
@@ -265,8 +276,9 @@ class QuestionAnsweringTrainer(Trainer):
         run, data = self.run, self.run.data_args
         started = time.monotonic()
         windows = [feature.window for feature in run.eval_set.features]
-        with in_float32(self.model):
-            logits = predict(self.model, windows, run.collator, self.args.per_device_eval_batch_size)
+        with in_float32(self.model), counting_bar("evaluation") as progress:
+            size = self.args.per_device_eval_batch_size
+            logits = predict(self.model, windows, run.collator, size, progress=progress)
         best = answers_of(run.eval_set, logits, data)
         predictions = {example.id: found[0].text for example, found in zip(run.eval_set.examples, best, strict=True)}
         references = {example.id: [text for text, _ in example.answers] for example in run.eval_set.examples}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from registry.caller import EVERYTHING, Caller
@@ -30,14 +30,16 @@ def entries(
     since: datetime | None = None,
     limit: int = 100,
 ) -> Sequence[AuditEntry]:
-    """Entries that match, newest first; `target` is the beginning of one."""
+    """Entries that match, newest first; `target` is the beginning of one, with "@acme/" for the scope itself too."""
     statement = select(AuditEntry)
     if actor is not None:
         statement = statement.where(AuditEntry.actor == actor)
     if action is not None:
         statement = statement.where(AuditEntry.action == action)
     if target is not None:
-        statement = statement.where(AuditEntry.target.startswith(target, autoescape=True))
+        begins = AuditEntry.target.startswith(target, autoescape=True)
+        scope = target.removesuffix("/")
+        statement = statement.where(begins if scope == target else or_(begins, AuditEntry.target == scope))
     if since is not None:
         statement = statement.where(AuditEntry.at >= since)
     return session.scalars(statement.order_by(AuditEntry.id.desc()).limit(limit)).all()

@@ -4,6 +4,7 @@ grant  = [ "read:" | "write:" ] prefix      write includes read, and is what a b
 prefix = "*"                                every name
        | "@" scope [ "/*" ]                 a scope
        | name | beginning "*"               one name, or every name that begins so; zoo: may stand before it
+       | beginning "/"                      the same as beginning "/*", since no name ends so
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Grant:
             )
         action, prefix = match[1] or "write", match[2]
         if prefix.startswith("@") and "/" not in prefix:
-            prefix = prefix.removesuffix("*") + "/*"
+            prefix = prefix.removesuffix("*") + "/"
+        if prefix.endswith("/"):
+            prefix += "*"
         return cls(action == "write", prefix.removesuffix("*"), not prefix.endswith("*"))
 
     def __str__(self) -> str:

@@ -60,6 +60,9 @@ def acme(site: Site) -> dict[str, str]:
         ("write:*", ["a", "@acme/b"], []),
         ("@acme", ["@acme/b", "@acme/nlp/x"], ["@acmes/b", "a", "acme"]),
         ("read:zoo:@acme/*", ["@acme/b"], ["@acm/b"]),
+        ("@acme*", ["@acme/b"], ["@acmes/b"]),
+        ("write:@acme/", ["@acme/b", "@acme/nlp/x"], ["@acmes/b", "@acme"]),
+        ("nlp/qa/", ["nlp/qa/x"], ["nlp/qa", "nlp/qas"]),
         ("nlp/qa/*", ["nlp/qa/x"], ["nlp/q", "@acme/nlp/qa/x"]),
         ("bert-large", ["bert-large"], ["bert-large-2", "bert"]),
         ("bert-*", ["bert-large"], ["bert", "abert-x"]),
@@ -251,6 +254,8 @@ def test_every_change_is_noted_with_its_actor(site: Site, acme: dict[str, str]) 
         "tag",
         "benchmark",
     ]
+    assert [e.action for e in admin.audit(site.settings, target="@acme/")][-1] == "scope.private"
+    assert [e.action for e in admin.audit(site.settings, target="@acm/")] == []
     assert admin.audit(site.settings, action="publish")[0].address == "testclient"
     secret = acme["Authorization"].removeprefix("Bearer ")
     assert secret not in json.dumps([str(e) for e in admin.audit(site.settings)])

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
 from engine.server import pages
-from engine.server.endpoint import Endpoint
+from engine.server.endpoint import MOST_TEXTS, Endpoint
 from engine.server.errors import HttpError, add_handlers
 from engine.server.settings import ServerSettings, SettingsError
 from engine.server.workers import Workers, in_daemon_thread
@@ -172,7 +172,7 @@ def _add_endpoint(app: FastAPI, service: Service, endpoint: Endpoint, path: str)
     app.post(
         path,
         summary=f"Ask {endpoint.name} ({endpoint.kind.task})",
-        description="A request, or a list of requests, which are answered by a list.",
+        description=f"A request, or a list of them, which is answered by a list; at most {MOST_TEXTS} texts in all.",
         responses={200: {"model": endpoint.kind.result_type}, **_failures(400, 408, 413, 422, 503, 504)},
         openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}},
     )(answer)

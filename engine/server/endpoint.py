@@ -16,7 +16,7 @@ from engine.server.errors import BusyError, HttpError
 from engine.server.settings import EndpointSettings
 from engine.server.workers import Workers
 
-MOST_REQUESTS = 256
+MOST_TEXTS = 256
 State = Literal["loading", "ready", "failed"]
 
 _log = logging.getLogger("sparrow.server")
@@ -73,8 +73,9 @@ class Endpoint:
         return self._pipeline
 
     def _requests(self, rows: list[object], numbered: bool) -> list[Schema]:
-        if not 1 <= len(rows) <= MOST_REQUESTS:
-            raise HttpError(422, f"{len(rows)} requests; send 1 to {MOST_REQUESTS} at once")
+        count = sum(map(_texts, rows))
+        if not 1 <= count <= MOST_TEXTS:
+            raise HttpError(422, f"{count} texts; send 1 to {MOST_TEXTS} at once, in one request or in several")
         requests, problems = [], []
         for number, row in enumerate(rows):
             try:
@@ -100,6 +101,12 @@ def parse(body: bytes) -> object:
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise HttpError(400, f"the body isn't JSON: {error}") from None
+
+
+def _texts(row: object) -> int:
+    """The texts of a request that isn't checked yet: the entries of its longest list, or 1."""
+    values = row.values() if isinstance(row, dict) else ()
+    return max([1, *(len(value) for value in values if isinstance(value, list))])
 
 
 def _problems(error: ValidationError, place: list[int]) -> list[dict[str, Any]]:

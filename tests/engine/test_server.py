@@ -251,6 +251,27 @@ def test_row_103_a_broken_model_leaves_the_others_serving(two: Server) -> None:
     assert "ONNX" in described["problem"]
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"sequences": ["a"] * 257},
+        {"sequences": [["a", "b"]] * 257},
+        {"sequences": [1] * 20_000},
+        [{"sequences": ["a"] * 129}, {"sequences": ["a"] * 128}],
+    ],
+)
+def test_row_101_texts_within_requests_are_counted(two: Server, document: object) -> None:
+    response = two.client.post("/predict/reviews", json=document)
+    error = assert_error(response, 422)
+    assert "send 1 to 256 at once" in error["message"]
+    assert len(response.content) < 500
+
+
+def test_row_101_as_many_texts_as_are_allowed(two: Server) -> None:
+    assert len(two.client.post("/predict/reviews", json={"sequences": ["a"] * 256}).json()["labels"]) == 256
+    assert two.client.post("/predict/reviews", json={"sequences": []}).json()["labels"] == []
+
+
 def test_several_models_have_no_bare_predict(two: Server) -> None:
     assert_error(two.client.post("/predict", json=ASK), 404)
     assert 'href="/?model=reviews"' in two.client.get("/").text

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -29,7 +30,7 @@ from zoo.stub import PREFIX, Stub
 MAX_TOKENS = 1_000
 MAX_QUERY_CHARACTERS = 20_000
 MAX_LOOKED_AT = 1_000  # the client knows no pages, so that one answer holds all that it gets
-MAX_OPENED = 20
+MAX_LOOK_UPS = 30  # of one request: pages of searches, models opened, lists of measurements
 _PAGE = 100
 
 SCHEMA = build_schema(
@@ -107,18 +108,18 @@ def _run(body: GraphQLIn, models: _Models) -> ExecutionResult:
 
 
 class _Models:
-    """Finds models for one request, and opens at most `MAX_OPENED` of them for their files."""
+    """Finds models for one request, by at most `MAX_LOOK_UPS` questions to the registry."""
 
     def __init__(self, registry: Registry, benchmarks: Benchmarks, caller: Caller, endpoint: str) -> None:
         self._registry, self._benchmarks, self._caller, self._endpoint = registry, benchmarks, caller, endpoint
-        self._opened = 0
+        self._look_ups = 0
 
     def find(self, _info: GraphQLResolveInfo[None], **asked: str) -> list[dict[str, Any]]:
         """The model that a stub's parts name, or those that match some of them; none if there is none."""
         name = asked.get("repoName") or _long_name(asked)
         if name:
             try:
-                return [self._model(self._registry.resolve(PREFIX + name, caller=self._caller))]
+                return [self._model(self._resolve(PREFIX + name))]
             except UnknownError:
                 if "repoName" in asked:
                     return []
@@ -134,6 +135,7 @@ class _Models:
             raise GraphQLError(f"{first['loc'][0]}: {first['msg']}") from None
         cursor: str | None = None
         for _ in range(MAX_LOOKED_AT // _PAGE):
+            self._count()
             page = self._registry.search(wanted.model_copy(update={"limit": _PAGE, "cursor": cursor}), self._caller)
             yield from (item for item in page.items if _matches(item, asked))
             cursor = page.next_cursor
@@ -145,8 +147,9 @@ class _Models:
         number = found.version if isinstance(found, VersionView) else found.latest_version
         short = Stub.parse(found.alias or found.name)
 
+        @cache
         def view() -> VersionView:
-            return self._open(found)
+            return found if isinstance(found, VersionView) else self._resolve(f"{found.name}@v{number}")
 
         return {
             "modelId": found.digest.removeprefix("sha256:"),
@@ -159,15 +162,17 @@ class _Models:
             "benchmarkResults": lambda _info: self._benchmark_results(view()),
         }
 
-    def _open(self, found: VersionView | ModelSummary) -> VersionView:
-        if isinstance(found, VersionView):
-            return found
-        self._opened += 1
-        if self._opened > MAX_OPENED:
-            raise GraphQLError(f"this opens more than {MAX_OPENED} models; name one with repoName")
-        return self._registry.resolve(f"{found.name}@v{found.latest_version}", caller=self._caller)
+    def _resolve(self, stub: str) -> VersionView:
+        self._count()
+        return self._registry.resolve(stub, caller=self._caller)
+
+    def _count(self) -> None:
+        self._look_ups += 1
+        if self._look_ups > MAX_LOOK_UPS:
+            raise GraphQLError(f"this needs more than {MAX_LOOK_UPS} look-ups; ask for less, or name one with repoName")
 
     def _benchmark_results(self, view: VersionView) -> list[dict[str, Any]]:
+        self._count()
         records = (item.record for item in self._benchmarks.of(f"{view.name}@v{view.version}", self._caller))
         return [
             {

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from registry.routes.sparsezoo import MAX_OPENED
+from registry.routes.sparsezoo import MAX_LOOK_UPS
+from registry.service import Registry
 from tests.registry.builders import ALIAS, LONG, Folder, bert, graph, small
 from tests.registry.conftest import Site
 
@@ -153,12 +154,31 @@ def test_row_42_a_hostile_query_gets_errors_and_no_data(client: TestClient, quer
 def test_a_query_is_bounded_in_length_and_in_the_models_that_it_opens(sqlite_site: Site) -> None:
     client = sqlite_site.client
     assert client.post("/v2/graphql", json={"query": "{" + " " * 20_001}).status_code == 422
-    for number in range(MAX_OPENED + 1):
+    for number in range(MAX_LOOK_UPS):
         folder = Folder(f"zoo:a-b-c{number}", {"deployment/model.onnx": ("deployment", graph(b"%d" % number))})
         folder.metadata = {"domain": "nlp"}
         folder.publish(client)
     document = _ask(client, "{ models { files { displayName } } }")
     assert "name one with repoName" in document["errors"][0]["message"]
+
+
+def test_row_42_one_request_has_one_budget_of_look_ups(sqlite_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often the fields are repeated under other names, by search or by name."""
+    client, asked = sqlite_site.client, list[str]()
+    bert().publish(client)
+    for name in ("search", "resolve"):
+        real = getattr(Registry, name)
+        monkeypatch.setattr(Registry, name, lambda *a, _n=name, _r=real, **k: asked.append(_n) or _r(*a, **k))
+    alias = ALIAS.removeprefix("zoo:")
+    for field in ('models(domain: "nlp") { stub }', f'models(repoName: "{alias}") {{ stub }}'):
+        asked.clear()
+        query = "{" + " ".join(f"a{number}: {field}" for number in range(40)) + "}"
+        assert "name one with repoName" in _ask(client, query)["errors"][0]["message"], field
+        assert len(asked) == MAX_LOOK_UPS
+    asked.clear()
+    again = " ".join(f"f{number}: files {{ displayName }}" for number in range(40))
+    assert "errors" not in _ask(client, f'{{ models(domain: "nlp") {{ {again} }} }}')
+    assert asked == ["search", "resolve"]
 
 
 def test_an_archive_is_a_tar_of_the_folder_with_a_stable_etag_and_any_range(client: TestClient) -> None:

@@ -184,9 +184,14 @@ def serve(
     config_file: Annotated[Path | None, typer.Option("--config_file", "--config-file", "--config")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch_size", "--batch-size", min=1)] = None,
     num_cores: Annotated[int | None, typer.Option("--num_cores", "--num-cores", min=1)] = None,
-    num_workers: Annotated[int | None, typer.Option("--num_workers", "--num-workers", min=1)] = None,
+    num_workers: Annotated[int | None, typer.Option("--num_workers", "--num-workers", "--workers", min=1)] = None,
     host: Annotated[str | None, typer.Option(show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, show_default="5543")] = None,
+    log_level: Annotated[
+        str | None, typer.Option("--log_level", "--log-level", help="debug, info, warning, error or critical")
+    ] = None,
+    integration: Annotated[str | None, typer.Option(hidden=True)] = None,
+    hot_reload_config: Annotated[bool, typer.Option("--hot_reload_config", "--hot-reload-config", hidden=True)] = False,
 ) -> None:
     """Serve a model over HTTP: POST /predict.
 
@@ -195,7 +200,10 @@ def serve(
     from engine.server import serve as run_server
 
     endpoint = {"task": task, "model": model_path or model, "batch_size": batch_size}
-    flags = {"num_cores": num_cores, "num_workers": num_workers, "host": host, "port": port}
+    cores = {"num_cores": num_cores, "num_workers": num_workers}
+    flags = {**cores, "host": host, "port": port, "log_level": log_level, "integration": integration}
+    if hot_reload_config:
+        typer.echo("note: --hot-reload-config has no effect; restart the server after a change of its file", err=True)
     raise typer.Exit(run_server(_server_settings(config_file, _given(endpoint), _given(flags))))
 
 

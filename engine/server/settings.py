@@ -11,7 +11,6 @@ models:                           the form of DeepSparse 1.0 and 1.1
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from engine.cores import default_cores
 from engine.errors import EngineError, PipelineError
 from engine.pipelines.pipeline import problems
 from engine.pipelines.tasks import find_task
@@ -32,6 +32,8 @@ _DEEPEST = 50
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 _ROUTE = r"^/[A-Za-z0-9_./-]{1,200}$"
 _RESERVED = re.compile(r"^/(v2|ping|health|healthcheck|status|config|docs|openapi\.json|static)(/|$)")
+# The originals' names of levels that Python's logging calls otherwise.
+_LOG_LEVELS = {"warn": "warning", "fatal": "critical"}
 _OF_CREATE = {"task", "model_path", "batch_size"}
 
 
@@ -94,7 +96,7 @@ class ServerSettings(_Closed):
     """A server: where it listens, what it serves, and its limits. Sizes in bytes, times in seconds.
 
     `num_workers` threads answer requests, and as many engine runs go on side by side, each on its share of the
-    `num_cores` (default: all). Without it, half as many threads as there are cores answer, at least two, and runs
+    `num_cores` (default: all). Without it, half as many threads as cores answer, at least two, and runs
     take turns on all cores: the lowest latency, where several streams give the highest throughput.
     `queue_limit` requests more may wait; beyond that a request gets 503.
     `drain_delay_s`: after SIGTERM, how long requests are still accepted while readiness says no.
@@ -120,6 +122,11 @@ class ServerSettings(_Closed):
     loggers: Any = None
     system_logging: Any = None
 
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _renamed(cls, level: object) -> object:
+        return _LOG_LEVELS.get(level, level) if isinstance(level, str) else level
+
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         for kind, values in (("name", self.names()), ("route", [e.route for e in self.endpoints if e.route])):
@@ -138,7 +145,7 @@ class ServerSettings(_Closed):
 
     def workers(self) -> int:
         """Return the number of threads that answer requests."""
-        return self.num_workers or max(2, (os.cpu_count() or 2) // 2)
+        return self.num_workers or max(2, (self.num_cores or default_cores()) // 2)
 
     def unused(self) -> list[str]:
         """Return the keys that are set and have no effect, for a warning."""

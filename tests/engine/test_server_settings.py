@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import cli
+from engine.cores import default_cores
 from engine.server import ServerSettings, SettingsError, read_config
 
 
@@ -102,6 +103,13 @@ def test_config_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_config(write(tmp_path, "#" * 2**21))
 
 
+def test_worker_threads_follow_the_cores_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 1024)
+    one = {"endpoints": [{"task": "qa", "model": "a"}]}
+    assert ServerSettings.checked(one, "test").workers() == max(2, default_cores() // 2)
+    assert ServerSettings.checked({**one, "num_cores": 12}, "test").workers() == 6
+
+
 # the command's flags
 
 ONE = "endpoints: [{task: qa, model: a}]"
@@ -132,6 +140,30 @@ def test_the_config_files_address_counts_unless_a_flag_says_otherwise(
     assert (settings.host, settings.port) == ("::1", 0)
     settings = served("--task", "qa", "--model_path", "a", "--batch_size", "2")
     assert (settings.host, settings.port, settings.endpoints[0].batch_size) == ("127.0.0.1", 5543, 2)
+
+
+@pytest.mark.parametrize(
+    ("flags", "values"),
+    [
+        (["--log-level", "info", "--integration", "local"], {"log_level": "info", "integration": "local"}),
+        (["--log_level", "warn", "--integration", "sagemaker"], {"log_level": "warning", "integration": "sagemaker"}),
+        (["--log-level", "fatal"], {"log_level": "critical"}),
+        (["--workers", "3", "--num-cores", "2"], {"num_workers": 3, "num_cores": 2}),
+    ],
+)
+def test_the_originals_flags(
+    served: Callable[..., ServerSettings], flags: list[str], values: dict[str, object]
+) -> None:
+    settings = served("--task", "qa", "--model_path", "a", *flags)
+    assert settings.model_dump(include=set(values)) == values
+
+
+@pytest.mark.parametrize("flag", ["--hot-reload-config", "--hot_reload_config"])
+def test_hot_reload_says_what_to_do_instead(
+    served: Callable[..., ServerSettings], tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    served("--config_file", str(write(tmp_path, ONE)), flag)
+    assert "restart the server" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -45,18 +45,23 @@ class Recipe:
     source_text: str = ""
     lines: tuple[int | None, ...] = ()
     notes: tuple[Finding, ...] = ()
+    overrides: Mapping[str, Node] = field(default_factory=dict, repr=False)
 
     @classmethod
     def load(cls, source: str | Path | Recipe, variables: Mapping[str, object] | str | None = None) -> Recipe:
         """Read a recipe from a path (.yaml, .yml, .md), a `zoo:` stub, or text that holds a line break; or take one.
 
-        `variables` override variables that the recipe has: a mapping, JSON, or `name=value,name=value`. Raises
-        RecipeError with line and column where known; for a stub, also what `zoo.resolver.pull` raises.
+        `variables` override variables that the recipe has, and earlier overrides of a recipe that is taken: a mapping,
+        JSON, or `name=value,name=value`. Raises RecipeError with line and column where known; for a stub, also what
+        `zoo.resolver.pull` raises.
         """
+        earlier: Mapping[str, Node] = {}
         if isinstance(source, Recipe):
-            return cls.load(source.source_text + "\n", variables) if variables else source
+            if not variables:
+                return source
+            earlier, source = source.overrides, source.source_text + "\n"
         found = read_source(source)
-        recipe = _assemble(found, read_yaml(found.yaml), parse_overrides(variables))
+        recipe = _assemble(found, read_yaml(found.yaml), {**earlier, **parse_overrides(variables)})
         if len(recipe.to_yaml()) > MAX_WRITTEN_CHARS:
             raise RecipeError(f"the recipe, with its variables written out, exceeds {MAX_WRITTEN_CHARS // 1024} KiB")
         errors = [finding for finding in recipe.lint() if finding.level == "error"]
@@ -137,7 +142,7 @@ def _assemble(source: Source, root: Node, overrides: dict[str, Node]) -> Recipe:
     }
     notes += _idle_overrides(overrides, scopes)
     modifiers, lines = tuple(modifier for modifier, _ in built), tuple(line for _, line in built)
-    return Recipe(modifiers, values, _metadata(stages), source.description, source.text, lines, tuple(notes))
+    return Recipe(modifiers, values, _metadata(stages), source.description, source.text, lines, tuple(notes), overrides)
 
 
 def _notes(source: Source) -> list[Finding]:

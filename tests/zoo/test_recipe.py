@@ -130,6 +130,9 @@ def test_a_loaded_recipe_is_taken_as_it_is_or_with_other_variables(tmp_path: Pat
     loaded = Recipe.load(TYPICAL)
     assert Recipe.load(loaded) is loaded
     assert Recipe.load(loaded, "num_epochs=11") == Recipe.load(TYPICAL, "num_epochs=11") != loaded
+    both = Recipe.load(Recipe.load(loaded, "num_epochs=11"), {"freeze_at": 10})
+    assert both == Recipe.load(TYPICAL, {"num_epochs": 11, "freeze_at": 10})
+    assert Recipe.load(both, "num_epochs=13") == Recipe.load(TYPICAL, "freeze_at=10")
     (tmp_path / "short.yaml").write_text("modifiers: []", "utf-8")
     with pytest.raises(RecipeError, match="no variable 'n'"):
         Recipe.load(Recipe.load(tmp_path / "short.yaml"), "n=9")

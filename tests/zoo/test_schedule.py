@@ -6,10 +6,12 @@ import time
 from contextlib import suppress
 
 import pytest
+from typer.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from zoo.commands.recipes import app
 from zoo.errors import RecipeError
 from zoo.modifiers import (
     DistillationModifier,
@@ -301,6 +303,11 @@ def test_a_plan_needs_a_length_and_stays_short() -> None:
         plan(endless, 10)
     with pytest.raises(RecipeError, match="steps_per_epoch"):
         plan(endless, 0)
+    runner, text = CliRunner(), "modifiers:\n  - !QuantizationModifier {start_epoch: 0}\n"
+    assert "--num_epochs" in str(runner.invoke(app, ["plan", text]).exception)
+    planned = runner.invoke(app, ["plan", text, "--num_epochs", "0.5"])
+    assert planned.exit_code == 0
+    assert "observing" in planned.stdout
     assert [row.quantization for row in plan(endless, 10, num_epochs=0.5)] == ["observing"] * 2
     assert len(plan(endless, 10, num_epochs=1_000_000)) < 300
     assert [row.epoch for row in plan(Recipe.load(PLANNED), 10, num_epochs=1.5)] == [0, 1, 1.5]

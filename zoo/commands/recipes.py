@@ -41,10 +41,14 @@ def plan_recipe(
     recipe: RecipeArgument,
     recipe_args: RecipeArgs = None,
     steps_per_epoch: Annotated[int, typer.Option("--steps_per_epoch", "--steps-per-epoch", min=1)] = 100,
+    num_epochs: Annotated[
+        float | None,
+        typer.Option("--num_epochs", "--num-epochs", help="length of the run; as long as the recipe says by default"),
+    ] = None,
 ) -> None:
     """Show a recipe's schedule as a table: what happens at which epoch and step."""
     from zoo.recipe import Recipe
     from zoo.schedule import plan, render
 
-    rows = plan(Recipe.load(recipe, recipe_args), steps_per_epoch)
+    rows = plan(Recipe.load(recipe, recipe_args), steps_per_epoch, num_epochs)
     Output.emit(rows, render(rows))

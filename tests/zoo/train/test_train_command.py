@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.zoo.train.runs import flags
+from zoo.errors import TrainingError
 from zoo.settings import Settings
 from zoo.terminal import Output
+from zoo.train.arguments import DataArguments
 from zoo.train.tasks import question_answering
 from zoo.train.tasks.question_answering import main
 from zoo.train.trainer import last_checkpoint
@@ -130,3 +134,18 @@ def test_an_output_folder_that_is_a_file_is_named(
     arguments = [a for a in flags(base_folder, tmp_path / "out", train_file, dev_file) if a != "--do_train"]
     assert main(arguments) == 1
     assert f"{tmp_path / 'out'} is a file; --output_dir must be a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"id": "1", "question": "what ?", "context": "the hay"},
+        {"id": "1", "question": "what ?", "context": "the hay", "answers": ["hay"]},
+        {"id": "1", "question": "what ?", "context": "the hay", "answers": {"text": ["hay"], "answer_start": []}},
+    ],
+)
+def test_a_set_of_another_form_is_explained(row: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = types.SimpleNamespace(load_dataset=lambda *_, **__: [row])
+    monkeypatch.setitem(sys.modules, "datasets", loader)
+    with pytest.raises(TrainingError, match="--dataset_name mine, split train, isn't in the form of SQuAD"):
+        question_answering.hub_examples(DataArguments(dataset_name="mine"), "train")

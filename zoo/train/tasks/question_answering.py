@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -333,15 +333,18 @@ def hub_examples(data: DataArguments, split: str) -> list[Example]:
         rows = datasets.load_dataset(data.dataset_name, data.dataset_config_name, split=split)
     except Exception as error:
         raise TrainingError(f"--dataset_name {data.dataset_name} can't be loaded: {error}") from error
-    return [
-        Example(
-            row["id"],
-            row["question"],
-            row["context"],
-            tuple(zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True)),
-        )
-        for row in rows
-    ]
+    try:
+        return [_example(row) for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrainingError(
+            f"--dataset_name {data.dataset_name}, split {split}, isn't in the form of SQuAD ({error!r}): each row must "
+            "have id, question, context and answers, which hold lists text and answer_start of one length"
+        ) from error
+
+
+def _example(row: Mapping[str, Any]) -> Example:
+    answers = tuple(zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True))
+    return Example(row["id"], row["question"], row["context"], answers)
 
 
 def _write_json(path: Path, value: Any) -> None:

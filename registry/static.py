@@ -7,14 +7,16 @@
     api/v1/resolve  api/v1/versions  a mark that tells the client to choose for itself
 
 A web server ignores the query of a URL, so that the last three answer every question with the same file. They are
-written last: before them the folder resolves nothing.
+written last: before them the folder resolves nothing. What an earlier export wrote and this one doesn't name, since
+it was deleted or became private, is removed after that.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from registry.service import Registry
 from zoo.stub import PREFIX
 
 MARK = {"static_registry": 1}
+_NAMES = {"blobs", "static", "models", "names", "resolve", "versions"}
 _PAGE = 100
 
 
@@ -43,12 +46,14 @@ class StaticReport:
 def export_static(registry: Registry, folder: Path, report: Report = silent) -> StaticReport:
     """Writes every public model into a folder; what is there already with the right size is left as it is.
 
-    Raises `ExportError` if the folder can't be written, `DamagedBlobError` for a blob that is damaged.
+    Raises `ExportError` if the folder can't be written or holds what no export writes, `DamagedBlobError` for a blob
+    that is damaged.
     """
     base = folder / "api" / "v1"
     models, versions = 0, 0
-    written = dict[str, int]()
+    written, documents = dict[str, int](), set[str]()
     try:
+        _check_ours(base)
         for name in ("blobs", "static"):
             (base / name).mkdir(parents=True, exist_ok=True)
         names = list(_names(registry))
@@ -59,15 +64,32 @@ def export_static(registry: Registry, folder: Path, report: Report = silent) -> 
                 _copy_blobs(registry, view, base / "blobs", report)
             document = json.dumps({"versions": [view.model_dump(mode="json") for view in views]}).encode()
             for name in _names_of(registry, stub):
+                documents.add(f"{name.replace('/', '+')}.json")
                 _write(base / "static" / f"{name.replace('/', '+')}.json", document)
             models, versions = models + 1, versions + len(views)
         _write(base / "models", json.dumps({**MARK, "items": list(_models(registry)), "next_cursor": None}).encode())
         _write(base / "names", json.dumps({**MARK, "items": names, "next_after": None}).encode())
         for name in ("versions", "resolve"):
             _write(base / name, json.dumps(MARK).encode())
+        _prune((base / "static").glob("*.json"), documents)
+        _prune((base / "blobs").glob("sha256:*"), written)
     except OSError as error:
         raise ExportError(f"{folder} can't be written: {error.strerror or error}") from error
     return StaticReport(models, versions, sum(written.values()))
+
+
+def _check_ours(base: Path) -> None:
+    """Refuses a folder in which files could be another program's, since what isn't written again is removed."""
+    found = {path.name for path in base.iterdir()} if base.exists() else set()
+    foreign = sorted(name for name in found - _NAMES if not name.startswith("."))
+    if foreign:
+        raise ExportError(f"{base} holds {foreign[0]}, which no export writes; export to an empty folder")
+
+
+def _prune(found: Iterable[Path], kept: Container[str]) -> None:
+    for path in found:
+        if path.name not in kept:
+            path.unlink(missing_ok=True)
 
 
 def _models(registry: Registry) -> Iterator[dict[str, Any]]:
@@ -102,14 +124,22 @@ def _copy_blobs(registry: Registry, view: VersionView, folder: Path, report: Rep
         target = folder / file.sha256
         if target.exists() and target.stat().st_size == file.size_bytes:
             continue
-        fresh = target.with_name(f".{target.name}")
-        with fresh.open("wb") as stream:
+        with _fresh(target) as fresh, fresh.open("wb") as stream:
             for block in sizes.blocks(registry.blobs.read_whole(file.sha256, registry.blobs.size(file.sha256))):
                 stream.write(block)
-        fresh.replace(target)
 
 
 def _write(path: Path, data: bytes) -> None:
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_bytes(data)
-    fresh.replace(path)
+    with _fresh(path) as fresh:
+        fresh.write_bytes(data)
+
+
+@contextmanager
+def _fresh(target: Path) -> Iterator[Path]:
+    """A file of this process that becomes the target when it is whole, and is removed otherwise."""
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        yield fresh
+        fresh.replace(target)
+    finally:
+        fresh.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from sqlalchemy import insert
 import zoo
 from registry import admin
 from registry.db import Database
-from registry.errors import BundleError, DamagedBlobError
+from registry.errors import BundleError, DamagedBlobError, ExportError
 from registry.settings import Settings
 from registry.tables import AuditEntry
 from tests.registry.builders import LONG, bert, digest_of, small
@@ -251,3 +251,32 @@ def test_the_client_reads_a_folder_that_a_plain_web_server_serves(make: Make, tm
         assert zoo.search(f1_min=88, settings=mine).items == zoo.search(size_max=3, settings=mine).items == ()
         with pytest.raises(ZooError, match="leave the latency out"):
             zoo.search(latency_max_ms=10, settings=mine)
+
+
+def test_a_folder_of_plain_files_keeps_nothing_that_became_private_or_was_deleted(tmp_path: Path) -> None:
+    settings, base = Settings(storage=tmp_path / "registry"), tmp_path / "site" / "api" / "v1"
+    with open_site(settings) as site:
+        for name in ("zoo:stays", "zoo:@acme/private", "zoo:deleted"):
+            small(name, text=name).publish(site.client)
+        admin.export_static(settings, tmp_path / "site")
+        own = base / "static" / "notes.txt"
+        own.write_text("not ours")
+        admin.set_scope(settings, "@acme", private=True)
+        headers = {"Authorization": f"Bearer {admin.create_token(settings, 'writer')}"}
+        asked = {"stub": "zoo:deleted@v1", "reason": "wrong"}
+        assert site.client.post("/api/v1/versions/delete", json=asked, headers=headers).status_code == 200
+    admin.export_static(settings, tmp_path / "site")
+    assert {path.name for path in (base / "static").iterdir()} == {"stays.json", "notes.txt"}
+    assert {path.name for path in (base / "blobs").iterdir()} == {digest_of(b"zoo:stays")}
+
+
+def test_a_folder_that_is_no_export_is_left_as_it_is(tmp_path: Path) -> None:
+    settings, base = Settings(storage=tmp_path / "registry"), tmp_path / "site" / "api" / "v1"
+    with open_site(settings) as site:
+        small().publish(site.client)
+    (base / "static").mkdir(parents=True)
+    (base / "static" / "app.json").write_text("{}")
+    (base / "users").write_text("[]")
+    with pytest.raises(ExportError, match=r"holds users, .*empty folder"):
+        admin.export_static(settings, tmp_path / "site")
+    assert {path.name for path in base.rglob("*")} == {"static", "app.json", "users"}

@@ -59,8 +59,8 @@ def plan(recipe: Recipe, steps_per_epoch: int, num_epochs: float | None = None) 
     length = recipe.max_epochs if num_epochs is None else num_epochs
     if not 0 < length <= MAX_EPOCH:
         raise RecipeError(
-            f"a plan needs more than 0 and at most {MAX_EPOCH:.0f} epochs, not {length:g}; give num_epochs, in a command "
-            "--num_epochs"
+            f"a plan needs more than 0 and at most {MAX_EPOCH:.0f} epochs, not {length:g}; give num_epochs "
+            "(--num_epochs of the command)"
         )
     events = _events(recipe.modifiers)
     stride = max(1, math.ceil(length / MAX_WHOLE_EPOCHS))

@@ -6,10 +6,10 @@ import time
 from contextlib import suppress
 
 import pytest
-from typer.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
 from zoo.commands.recipes import app
 from zoo.errors import RecipeError

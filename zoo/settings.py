@@ -235,7 +235,8 @@ def _endpoint(value: object, where: str) -> str:
     except ValueError:
         usable = False
     if not usable or not text.isascii() or not text.isprintable() or " " in text:
-        raise SettingsError(f"{where}: {value!r} is no registry address; write it like {DEFAULT_ENDPOINT}")
+        shown = re.sub(r"(?s)^([^:/]*://)?.*@", r"\1***@", value) if isinstance(value, str) else value
+        raise SettingsError(f"{where}: {shown!r} is no registry address; write it like {DEFAULT_ENDPOINT}")
     if "@" in parts.netloc:
         raise SettingsError(f"{where}: a registry address carries no user or password; use ZOO_TOKEN for the token")
     if parts.query or parts.fragment:

@@ -71,6 +71,10 @@ def test_hf_hub_offline_is_honoured_with_a_notice(tmp_path: Path) -> None:
         ({"ZOO_ENDPOINT": "http://a b"}, "ZOO_ENDPOINT"),
         ({"ZOO_ENDPOINT": "http://a\r\nX: y"}, "ZOO_ENDPOINT"),
         ({"ZOO_ENDPOINT": "http://me:pw@host"}, "ZOO_TOKEN"),
+        ({"ZOO_ENDPOINT": "ftp://me:pw@host"}, "ZOO_ENDPOINT: 'ftp://.*@host' is no registry address"),
+        ({"ZOO_ENDPOINT": "me:pw@host"}, "ZOO_ENDPOINT"),
+        ({"ZOO_ENDPOINT": "http://me:pw@host:99999"}, "ZOO_ENDPOINT"),
+        ({"ZOO_ENDPOINT": "http://me:a/pw@host b"}, "ZOO_ENDPOINT"),
         ({"ZOO_ENDPOINT": "http://host/?a=b"}, "ZOO_ENDPOINT"),
         ({"ZOO_TOKEN": "a\nb"}, "ZOO_TOKEN"),
         ({"ZOO_CACHE": "a\0b"}, "ZOO_CACHE"),
@@ -80,7 +84,7 @@ def test_wrong_variables_are_named(tmp_path: Path, environ: dict[str, str], text
     with pytest.raises(SettingsError, match=text) as caught:
         load(tmp_path, environ)
     assert caught.value.exit_code == 2
-    assert "pw" not in str(caught.value) or "write it like" not in str(caught.value)
+    assert "pw" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -179,11 +179,23 @@ def _download(stub: StubArgument, save_dir: Annotated[Path | None, typer.Option(
 
     import zoo
 
+    if save_dir is not None:
+        _check_free(save_dir)
     with transfer_bars() as progress:
         path = zoo.pull(stub, progress=progress)
-    if save_dir is not None:
-        path = Path(shutil.copytree(path, save_dir))
+    if save_dir is not None:  # copyfile leaves the cache's read-only modes behind
+        path = Path(shutil.copytree(path, save_dir, copy_function=shutil.copyfile, dirs_exist_ok=True))
     Output.emit({"stub": stub, "path": str(path)}, str(path))
+
+
+def _check_free(folder: Path) -> None:
+    from zoo.disk import file_in_the_way
+    from zoo.errors import ZooError
+
+    if blocked := file_in_the_way(folder):
+        raise ZooError(f"{blocked} is a file; give another folder to --save-dir")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ZooError(f"{folder} isn't empty; give another folder to --save-dir")
 
 
 def main(argv: list[str] | None = None) -> NoReturn:

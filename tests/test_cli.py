@@ -94,6 +94,29 @@ def test_an_error_is_one_json_object(zoo_command, arguments: list[str]) -> None:
     assert error["message"]
 
 
+@pytest.mark.parametrize(("name", "said"), [("file", "is a file"), ("folder", "isn't empty")])
+def test_a_download_looks_at_its_target_first(zoo_command, tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").touch()
+    done = zoo_command("legacy-download", "zoo:a-b", "--save-dir", name)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{name} {said}; give another folder to --save-dir" in done.stderr
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_file_in_the_place_of_a_folder_is_named(zoo_command, tmp_path: Path, below: str) -> None:
+    path = tmp_path / "file" / below
+    (tmp_path / "file").write_text("mine")
+    demo = zoo_command("demo", "--folder", str(path))
+    assert (demo.returncode, demo.stdout) == (1, "")
+    assert f"{tmp_path / 'file'} is a file; name another folder with --folder" in demo.stderr
+    cache = zoo_command("ls", ZOO_CACHE=str(path))
+    assert (cache.returncode, cache.stdout) == (1, "")
+    assert f"{tmp_path / 'file'} is a file; set ZOO_CACHE to a folder" in cache.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_data_goes_to_stdout_alone(zoo_command) -> None:
     done = zoo_command("version", "--json")
     assert set(json.loads(done.stdout)) == {"version"}

@@ -29,54 +29,37 @@ import time
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from zoo.disk import hash_file, make_folders, size_of, sync_folder, write_whole
+from pydantic import ValidationError
+
+from zoo.disk import file_in_the_way, hash_file, make_folders, size_of, sync_folder, write_whole
 from zoo.errors import CacheError, ManifestError
 from zoo.manifest import FileEntry, Manifest
 from zoo.progress import ZooWarning
 from zoo.stub import Stub
-from zoo.version import VersionView
+from zoo.version import VersionSummary, VersionView
 
 FORMAT = "1"
 _LEFTOVERS = ("partial/*", "quarantine/*", "models/*/*.removed", "blobs/*/*")
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# Models that can be fetched again. See https://bford.info/cachedir/\n"
 
 
-@dataclass(frozen=True)
-class Ref:
+class Ref(VersionSummary):
     """What a registry answered last: the version behind a name and pin."""
-
-    name: str
-    alias: str | None
-    version: int
-    digest: str
-    tags: tuple[str, ...]
-    created_at: str
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
         """A ref's file, or None if it is absent or damaged."""
-        document = _object(_bytes_of(path))
         try:
-            return cls(**{**document, "tags": tuple(document["tags"])})
-        except (KeyError, TypeError):
+            return cls.model_validate_json(_bytes_of(path), strict=True)
+        except ValidationError:
             return None
 
     def view(self, manifest: Manifest) -> VersionView:
         """The version as the registry gave it."""
-        return VersionView(
-            name=self.name,
-            alias=self.alias,
-            version=self.version,
-            digest=self.digest,
-            tags=self.tags,
-            created_at=self.created_at,
-            size_bytes=manifest.size_bytes,
-            manifest=manifest,
-        )
+        return VersionView(**{**self.model_dump(), "size_bytes": manifest.size_bytes, "manifest": manifest})
 
 
 class Cache:
@@ -90,6 +73,8 @@ class Cache:
         """Makes the folder if it is absent, and checks who may write to it."""
         cache = cls(root)
         with cache.guarded("open"):
+            if blocked := file_in_the_way(root):
+                raise CacheError(f"{blocked} is a file; set ZOO_CACHE to a folder")
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             _check_rights(root)
             cache._check_format()
@@ -365,8 +350,6 @@ def _check_rights(root: Path) -> None:
     if os.name != "posix":
         return
     status = root.stat()
-    if not stat.S_ISDIR(status.st_mode):
-        raise CacheError(f"the cache {root} is no folder; set ZOO_CACHE to one")
     if status.st_mode & stat.S_IWOTH:
         mode = stat.S_IMODE(status.st_mode)
         raise CacheError(

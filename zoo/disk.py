@@ -30,6 +30,11 @@ def size_of(path: Path) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
+def file_in_the_way(folder: Path) -> Path | None:
+    """What keeps a folder from being made: itself or a folder above it, where that is a file."""
+    return next((level for level in (folder, *folder.parents) if level.exists() and not level.is_dir()), None)
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Writes a small file so that a reader sees the old bytes or the new ones, also after a crash."""
     fresh = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}")

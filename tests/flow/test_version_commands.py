@@ -69,6 +69,15 @@ def test_a_yanked_version_is_passed_over_and_comes_back(zoo: Command) -> None:
     assert zoo("show", "zoo:tiny")["version"] == 2
 
 
+def test_a_download_of_ones_own_can_be_changed(zoo: Command, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    folder = Path(zoo("legacy-download", "zoo:tiny", "--save-dir", str(tmp_path / "own"))["path"])
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert folder == tmp_path / "own"
+    assert files
+    assert all(path.stat().st_mode & 0o200 for path in files)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

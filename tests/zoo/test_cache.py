@@ -211,6 +211,30 @@ def test_a_damaged_ref_counts_as_absent(cache: Cache, text: str) -> None:
     assert cache.read_ref("http://one", Stub.parse("zoo:a")) is None
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("version", "x"),
+        ("version", True),
+        ("version", 0),
+        ("version", None),
+        ("name", 5),
+        ("name", "zoo:../x"),
+        ("alias", []),
+        ("digest", "sha256:../x"),
+        ("digest", None),
+        ("tags", "prod"),
+        ("tags", [5]),
+        ("created_at", 5),
+    ],
+)
+def test_a_ref_with_a_wrong_field_counts_as_absent(cache: Cache, field: str, value: object) -> None:
+    cache.write_refs("http://one", VIEW, Stub.parse("zoo:a"))
+    for path in (cache.root / "refs").rglob("latest.json"):
+        path.write_text(json.dumps({**json.loads(path.read_bytes()), field: value}))
+    assert cache.read_ref("http://one", Stub.parse("zoo:a")) is None
+
+
 def test_row_08_names_never_share_a_folder() -> None:
     long = "/".join(["a" * 128] * 7)
     names = ["a", "@a/b", "a+b" if Stub.is_stub("a+b") else "a-b", "a/b/c/d/e/f/g", "a--b", long, long[:-1] + "b"]
@@ -228,5 +252,5 @@ def test_a_folder_in_the_place_of_a_file_is_named(cache: Cache) -> None:
 
 def test_a_file_in_the_place_of_the_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")
-    with pytest.raises(CacheError, match=r"can't open .*cache"):
+    with pytest.raises(CacheError, match=r"cache is a file; set ZOO_CACHE to a folder"):
         Cache.open(tmp_path / "cache")

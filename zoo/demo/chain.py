@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from zoo.demo import base_model
+from zoo.disk import file_in_the_way
 from zoo.errors import UnavailableError, ZooError
 
 HERE = Path(__file__).parent
@@ -246,6 +247,8 @@ ROWS: tuple[tuple[str, str, float, str, str], ...] = (
 
 
 def _fresh_folder(folder: Path) -> Path:
+    if blocked := file_in_the_way(folder):
+        raise ZooError(f"{blocked} is a file; name another folder with --folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).exists():
         raise ZooError(f"{folder} exists and is no earlier demo; name another with --folder, or empty it")
     keep = folder / "downloads"

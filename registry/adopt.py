@@ -17,9 +17,12 @@ from registry import queries, version_queries
 from registry.audit import OPERATOR, note
 from registry.checks import check_version, write_report
 from registry.errors import InvalidManifestError, VersionExistsError
+from registry.publication import add_version, check_alias, check_blobs, parse_manifest
+from registry.resolution import parse_tag
 from registry.schemas import CheckView, Reason
-from registry.service import Registry, add_version, check_alias, check_blobs, parse_manifest, parse_tag
+from registry.service import Registry
 from registry.tables import Version
+from registry.views import name_of
 from zoo.manifest import Digest, Manifest, NameText
 from zoo.stub import PREFIX
 
@@ -116,7 +119,7 @@ def adopt(session: Session, record: VersionRecord, report: str | None, *, tags: 
         if tag != queries.LATEST and (tags or queries.version_by_tag(session, version.model_id, tag) is None):
             queries.move_tag(session, version, parse_tag(tag), datetime.now(UTC))
     if outcome is not Adopted.KNOWN:
-        note(session, OPERATOR, outcome.value, f"{manifest.full_name}@v{version.number}", record.yank_reason)
+        note(session, OPERATOR, outcome.value, name_of(version), record.yank_reason)
     return outcome
 
 
@@ -124,7 +127,7 @@ def _known(session: Session, record: VersionRecord, manifest: Manifest) -> Versi
     version = queries.version_by_digest(session, record.digest)
     if version is not None:
         if version.number != record.version:
-            raise VersionExistsError(f"{record.stub} is {PREFIX}{manifest.full_name}@v{version.number} here already")
+            raise VersionExistsError(f"{record.stub} is {PREFIX}{name_of(version)} here already")
         return version
     model = queries.holder_of(session, manifest.full_name)
     if model is not None and queries.version_by_number(session, model.id, record.version) is not None:

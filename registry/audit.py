@@ -21,6 +21,12 @@ def note(session: Session, caller: Caller, action: str, target: str, detail: str
     session.add(entry)
 
 
+def was_noted(session: Session, action: str, target: str) -> bool:
+    """Whether something was once done to a target."""
+    mine = (AuditEntry.action == action, AuditEntry.target == target)
+    return session.scalar(select(AuditEntry.id).where(*mine).limit(1)) is not None
+
+
 def entries(
     session: Session,
     *,

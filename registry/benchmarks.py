@@ -8,9 +8,10 @@ from registry import benchmark_queries, listings, queries
 from registry.audit import note
 from registry.caller import ANYONE, Caller
 from registry.db import Database
+from registry.resolution import find_to_change, find_version
 from registry.schemas import BenchmarkIn, BenchmarkView, BestIn, BestList, BestView
-from registry.service import find_to_change, find_version
 from registry.tables import Benchmark, Version
+from registry.views import name_of
 from zoo.benchmark import BenchmarkRecord
 from zoo.stub import PREFIX
 
@@ -33,8 +34,7 @@ class Benchmarks:
             row = _row(version, record, caller)
             session.add(row)
             listings.refresh(session, version.model_id)
-            target = f"{version.model.full_name}@v{version.number}"
-            note(session, caller, "benchmark", target, record.hardware.cpu)
+            note(session, caller, "benchmark", name_of(version), record.hardware.cpu)
             return _view(version, row), True
 
         return self._database.write(work)

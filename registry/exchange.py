@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from pydantic import ValidationError
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from registry import queries
 from registry.adopt import Adopted, VersionRecord, adopt, check_record
 from registry.audit import OPERATOR
 from registry.errors import BundleError, CheckError, UnknownModelError
 from registry.progress import Report, counted, silent
-from registry.service import Registry, parse_stub
-from registry.tables import Model, Version
+from registry.resolution import parse_stub
+from registry.service import Registry
 from registry.tar import add_blobs, add_file, digest_of_entry, reading, writing
 from zoo.stub import PREFIX
 
@@ -145,12 +145,7 @@ def _wanted(registry: Registry, stubs: Sequence[str]) -> Iterator[str]:
     """The stubs of single versions, a model's oldest first."""
     if not stubs:
         with registry.database.read() as session:
-            rows = session.execute(
-                select(Model.full_name, Version.number)
-                .join(Version, Version.model_id == Model.id)
-                .where(Version.deleted_at.is_(None))
-                .order_by(Version.id)
-            ).all()
+            rows = queries.all_versions(session)
         yield from (f"{PREFIX}{name}@v{number}" for name, number in rows)
     for text in stubs:
         if parse_stub(text).pin is None:

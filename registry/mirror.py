@@ -17,17 +17,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import ValidationError
-from sqlalchemy import select
 
-from registry import retire
+from registry import queries, retire
 from registry.adopt import Adopted, VersionRecord, adopt, check_record, is_known
-from registry.audit import OPERATOR, entries
+from registry.audit import OPERATOR, was_noted
 from registry.errors import InvalidRequestError, TakenError, UnknownModelError
 from registry.progress import Report, silent
 from registry.queries import LATEST
 from registry.schemas import VersionSummary
 from registry.service import Registry
-from registry.tables import Model
 from zoo.errors import IntegrityError, ManifestError, NotFoundError
 from zoo.manifest import Manifest
 from zoo.stub import PREFIX
@@ -128,10 +126,8 @@ def _follow_deletion(registry: Registry, source: Source, here: VersionSummary, *
 
 
 def _came_from_elsewhere(registry: Registry, stub: str) -> bool:
-    target = stub.removeprefix(PREFIX)
     with registry.database.read() as session:
-        found = entries(session, action=Adopted.ADDED.value, target=target)
-        return any(entry.target == target for entry in found)
+        return was_noted(session, Adopted.ADDED.value, stub.removeprefix(PREFIX))
 
 
 def _take(registry: Registry, source: Source, stub: str, result: MirrorReport) -> Adopted:
@@ -165,5 +161,5 @@ def _own_names(registry: Registry, prefixes: Sequence[str]) -> Iterator[str]:
     """Models here: a folder of plain files doesn't name one whose versions were all deleted."""
     beginnings = tuple(prefix.removeprefix(PREFIX) for prefix in prefixes)
     with registry.database.read() as session:
-        names = session.scalars(select(Model.full_name).order_by(Model.id)).all()
+        names = queries.all_model_names(session)
     yield from (PREFIX + name for name in names if not beginnings or name.startswith(beginnings))

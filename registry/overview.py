@@ -10,7 +10,7 @@ from registry.caller import Caller
 from registry.db import Database
 from registry.family import Family, family_of, members_of
 from registry.lineage import users_of_recipe, users_seen
-from registry.service import find_version
+from registry.resolution import find_version
 from registry.tables import Listing
 from zoo.benchmark import BenchmarkRecord
 

@@ -81,6 +81,11 @@ def model_names(session: Session, caller: Caller, after: str, limit: int) -> Seq
     return session.scalars(there.order_by(Model.full_name).limit(limit)).all()
 
 
+def all_model_names(session: Session) -> Sequence[str]:
+    """Full names of all models, also of those whose versions were all deleted, oldest first."""
+    return session.scalars(select(Model.full_name).order_by(Model.id)).all()
+
+
 def visible(caller: Caller, columns: Any) -> ColumnElement[bool]:
     """That a model, of which there are the columns `full_name` and `private`, is there for the caller."""
     names = columns.full_name
@@ -128,6 +133,12 @@ def versions_of(session: Session, model_id: int, limit: int = MAX_ROWS, below: i
     if below is not None:
         statement = statement.where(Version.number < below)
     return session.scalars(statement.options(*SUMMARY).order_by(Version.number.desc()).limit(limit)).all()
+
+
+def all_versions(session: Session) -> Sequence[tuple[str, int]]:
+    """Full name and number of every version, oldest first."""
+    there = select(Model.full_name, Version.number).join(Version, Version.model_id == Model.id)
+    return session.execute(there.where(Version.deleted_at.is_(None)).order_by(Version.id)).all()
 
 
 def versions_by_id(session: Session, version_ids: Sequence[int]) -> list[Version]:

@@ -11,9 +11,11 @@ from registry.audit import note
 from registry.caller import Caller
 from registry.errors import InvalidRequestError, VersionInUseError
 from registry.lineage import users_of
+from registry.resolution import find_to_change, parse_stub
 from registry.schemas import VersionSummary
-from registry.service import Registry, find_to_change, parse_stub, version_summary
+from registry.service import Registry
 from registry.tables import Version
+from registry.views import name_of, version_summary
 from zoo.stub import PREFIX
 
 MAX_NAMED = 3
@@ -31,7 +33,7 @@ def yank(registry: Registry, stub_text: str, reason: str | None, caller: Caller)
         version.yanked_at, version.yank_reason = (None, None) if reason is None else (_now(), reason)
         session.flush()
         version_queries.refresh_latest(session, version.model_id, _now())
-        note(session, caller, "unyank" if reason is None else "yank", _target(version), reason)
+        note(session, caller, "unyank" if reason is None else "yank", name_of(version), reason)
         return version_summary(version, queries.tags_of(session, [version.id])[version.id])
 
     return registry.database.write(work)
@@ -52,28 +54,24 @@ def delete(registry: Registry, stub_text: str, reason: str, caller: Caller, *, f
         version.deleted_at, version.delete_reason, version.check_report = _now(), reason, None
         session.flush()
         version_queries.refresh_latest(session, version.model_id, _now())
-        note(session, caller, "delete", _target(version), reason)
+        note(session, caller, "delete", name_of(version), reason)
 
     registry.database.write(work)
 
 
 def _check_unused(session: Session, version: Version, caller: Caller, *, force: bool) -> None:
-    where = f"{PREFIX}{version.model.full_name}@v{version.number}"
+    where = PREFIX + name_of(version)
     tags = [tag for tag in queries.tags_of(session, [version.id])[version.id] if tag != queries.LATEST]
     if tags:
         raise VersionInUseError(f"the tags {', '.join(tags)} point to {where}; move them first", users=tags)
     found = [user for _, user in users_of(session, version)]
-    seen = [PREFIX + _target(v) for v in found if caller.may_read(v.model.full_name, private=v.model.private)]
+    seen = [PREFIX + name_of(v) for v in found if caller.may_read(v.model.full_name, private=v.model.private)]
     users = list(dict.fromkeys(seen))
     if found and not force:
         more = f" and {len(users) - MAX_NAMED} more" if len(users) > MAX_NAMED else ""
         who = ", ".join(users[:MAX_NAMED]) + more or "models that are private"
         users = users[:20]
         raise VersionInUseError(f"{who} were made from {where}; yank it instead, or delete it by force", users=users)
-
-
-def _target(version: Version) -> str:
-    return f"{version.model.full_name}@v{version.number}"
 
 
 def _check_pinned(text: str) -> None:

@@ -16,10 +16,11 @@ from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from registry.caller import Caller
 from registry.errors import UnknownFileError
+from registry.resolution import parse_stub
 from registry.routes.content import MOVES, SERVED, blob_content, cache_control_of, serve
 from registry.routes.depends import CallerDep, RegistryDep
 from registry.schemas import FileView, VersionView
-from registry.service import Registry, parse_stub
+from registry.service import Registry
 from zoo.stub import PREFIX, Stub
 
 router = APIRouter(tags=["files"])

@@ -18,9 +18,10 @@ from registry.chart import MAX_REPORT_BYTES, Chart, read_chart
 from registry.errors import DamagedBlobError, UnknownBlobError, UnknownRecipeError
 from registry.pictures import scatter
 from registry.recipe_view import RecipeFile, find_recipe, read_run, recipes_of
+from registry.resolution import parse_stub
 from registry.routes.depends import CallerDep, OverviewsDep, RegistryDep, SettingsDep
 from registry.schemas import FileView, SearchIn, VersionView
-from registry.service import Registry, parse_stub
+from registry.service import Registry
 from registry.web import MAX_COMPARED, STATIC, compare_url, model_url, page, show_number, show_percent, show_size
 from zoo.manifest import Manifest, Role
 from zoo.stub import PREFIX

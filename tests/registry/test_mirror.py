@@ -14,9 +14,12 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.orm import Session
 
 import zoo
 from registry import admin
+from registry.audit import OPERATOR, note
+from registry.db import Database
 from registry.mirror import MirrorReport
 from registry.settings import Settings
 from tests.registry.builders import ALIAS, LONG, Folder, bert, digest_of, small
@@ -132,6 +135,20 @@ def test_a_version_that_was_deleted_there_is_yanked_here(settings: Settings, rem
     with FaultServer(upstream=remote).running() as proxy:
         assert mirror(settings, proxy.url).deleted == 0
         assert not [request for request in proxy.requests if "/resolve" in request.path]
+
+
+def test_the_first_of_very_many_versions_follows_its_deletion(settings: Settings, remote: str) -> None:
+    mirror(settings, remote, "zoo:tiny")
+    database = Database(settings.database)
+
+    def add(session: Session) -> None:
+        for number in (*range(10, 20), *range(100, 200)):
+            note(session, OPERATOR, "added", f"tiny@v{number}")
+
+    database.write(add)
+    database.close()
+    delete(remote, "zoo:tiny@v1", "a leak")
+    assert mirror(settings, remote, "zoo:tiny").deleted == 1
 
 
 def test_a_version_that_was_deleted_there_is_deleted_here_where_that_is_asked_for(

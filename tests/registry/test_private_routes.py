@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from registry import admin
 from registry.audit import OPERATOR
-from registry.service import add_version, parse_manifest
+from registry.publication import add_version, parse_manifest
 from tests.registry.builders import Folder, digest_of, graph, small
 from tests.registry.conftest import Site
 from tests.registry.test_access import publish, token

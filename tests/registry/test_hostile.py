@@ -184,6 +184,8 @@ def test_row_34_a_hostile_page_path_is_refused(client: TestClient) -> None:
     for path in ("%00", "..%2f..%2fetc%2fpasswd", "A", "a//b", "%ff", "%ED%A0%80", "x" * 600, "a@v1", "a@b@c"):
         for accept in ("text/html", "application/json"):
             assert client.get(f"/models/{path}", headers={"Accept": accept}).status_code in (400, 404, 422), path
+    small("zoo:a").publish(client)
+    assert client.get("/models/a?version=1").status_code == 200
     for version in ("0", "-1", "x", "1e3", "9" * 30, "%00", "2"):
         assert client.get(f"/models/a?version={version}").status_code in (400, 404, 422), version
 
@@ -195,7 +197,7 @@ def test_other_methods_are_405_with_allow(client: TestClient) -> None:
     ):
         answer = client.request(method, path)
         assert (answer.status_code, answer.json()["code"]) == (405, "METHOD_NOT_ALLOWED")
-        assert set(answer.headers["allow"].split(", ")) & allowed
+        assert set(answer.headers["allow"].split(", ")) >= allowed
 
 
 def test_unknown_paths_are_404_problems(client: TestClient) -> None:

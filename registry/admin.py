@@ -22,7 +22,15 @@ from registry.blobs import Blobs
 from registry.bundle import BundleReport
 from registry.caller import MAX_GRANTS, Grant, parse_scope
 from registry.db import Database
-from registry.errors import InvalidRequestError, SchemaError, StartError, TakenError, UnknownBlobError, UnknownError
+from registry.errors import (
+    DamagedBlobError,
+    InvalidRequestError,
+    SchemaError,
+    StartError,
+    TakenError,
+    UnknownBlobError,
+    UnknownError,
+)
 from registry.exchange import ExchangeReport
 from registry.mirror import MirrorReport, Source
 from registry.mirror import mirror as copy_versions
@@ -181,6 +189,8 @@ def _rehash(store: BlobStore, digest: str, sizes: Sizes) -> tuple[str, int] | No
             size += len(block)
     except UnknownBlobError:  # deleted since
         return None
+    except DamagedBlobError:
+        return "", size
     return "sha256:" + total.hexdigest(), size
 
 

@@ -85,15 +85,18 @@ class Blobs:
     def read_whole(self, digest: str, size_bytes: int) -> Iterator[bytes]:
         """Yields a blob's bytes, the last block only if all have the digest; raises `DamagedBlobError` otherwise."""
         actual, held, seen = hashlib.sha256(), b"", 0
-        for block in self.store.read(digest, 0, size_bytes):
-            if held:
-                yield held
-            actual.update(block)
-            seen += len(block)
-            held = block
-        if f"sha256:{actual.hexdigest()}" != digest:
+        try:
+            for block in self.store.read(digest, 0, size_bytes):
+                if held:
+                    yield held
+                actual.update(block)
+                seen += len(block)
+                held = block
+            if f"sha256:{actual.hexdigest()}" != digest:
+                raise _damaged(digest, f"has {seen} bytes with another digest")
+        except DamagedBlobError:
             self.database.write(lambda session: queries.mark_checked(session, digest, _now(), is_sound=False))
-            raise _damaged(digest, f"has {seen} bytes with another digest")
+            raise
         if held:
             yield held
 
@@ -117,6 +120,8 @@ class Blobs:
         def work(session: Session) -> bool:
             was_hidden = not queries.readable(session, [digest], caller)
             is_new = queries.offer_blob(session, digest, file.size_bytes, _now())
+            if self.store.size(digest) != file.size_bytes:  # the row is held now; before, a sweep could take the bytes
+                raise UnavailableError("the blob's bytes were swept away as they came; send them again")
             queries.note_sender(session, digest, caller.token_id)
             return is_new or was_hidden
 
@@ -190,8 +195,8 @@ class Blobs:
     def finish(self, upload_id: str, caller: Caller) -> tuple[str, int, bool]:
         """Makes a complete upload a blob: its digest, its size, and whether it is new.
 
-        Raises `IncompleteUploadError`, or `InvalidDigestError` for other bytes than were announced; the upload is then
-        gone.
+        Raises `IncompleteUploadError`; or `InvalidDigestError` for other bytes than were announced, and
+        `DamagedBlobError` for a chunk that the disk has lost, and the upload is then gone.
         """
         with self.database.read() as session:
             upload = _view(_find(session, upload_id, caller.name or ""))
@@ -206,7 +211,7 @@ class Blobs:
                 for block in self.store.read_staged(key):
                     file.write(block)
             is_new = self.keep(file, upload.digest, caller)
-        except InvalidDigestError:
+        except (InvalidDigestError, DamagedBlobError):
             self._drop(upload_id, keys)
             raise
         except UnknownBlobError:  # another call of finish was faster, and took the chunks away

@@ -46,7 +46,10 @@ class BlobStore(Protocol):
         """A blob's size in bytes, or None if it isn't here."""
 
     def read(self, digest: str, start: int, stop: int) -> Iterator[bytes]:
-        """Yields the bytes [start, stop) of a blob that has them; raises `UnknownBlobError` before the first."""
+        """Yields the bytes [start, stop) of a blob that has them; raises `UnknownBlobError` before the first.
+
+        Raises `DamagedBlobError`, at any of them, if the disk has lost them.
+        """
 
     def delete(self, digest: str) -> None:
         """Removes a blob; one that isn't here is no error."""
@@ -58,7 +61,7 @@ class BlobStore(Protocol):
         """Keeps a file's bytes as a chunk, whole or not at all."""
 
     def read_staged(self, key: str) -> Iterator[bytes]:
-        """Yields a chunk's bytes; raises `UnknownBlobError` before the first."""
+        """Yields a chunk's bytes; raises `UnknownBlobError` before the first, `DamagedBlobError` like `read`."""
 
     def unstage(self, key: str) -> None:
         """Removes a chunk; one that isn't here is no error."""

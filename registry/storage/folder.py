@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from registry.errors import UnavailableError, UnknownBlobError
+from registry.errors import DamagedBlobError, UnavailableError, UnknownBlobError
 from registry.storage import StoredBlob
-from registry.storage.incoming import ALGORITHM, BLOCK_BYTES, Incoming, IncomingFile, unavailable
+from registry.storage.incoming import ALGORITHM, BLOCK_BYTES, Incoming, IncomingFile, told, unavailable
+
+log = logging.getLogger(__name__)
 
 
 class FolderBlobStore(Incoming):
@@ -30,29 +35,30 @@ class FolderBlobStore(Incoming):
 
     def size(self, digest: str) -> int | None:
         """The blob's size in bytes, or None if it isn't here."""
-        try:
-            return self._place(digest).stat().st_size
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise unavailable("read", error) from error
+        with told("read"):
+            try:
+                return self._place(digest).stat().st_size
+            except FileNotFoundError:
+                return None
 
     def read(self, digest: str, start: int, stop: int) -> Iterator[bytes]:
         """Yields the bytes [start, stop) in blocks; opens the file before the first block is asked for."""
-        return _blocks(self._place(digest), start, stop, f"the blob {digest} isn't here")
+        return _blocks(self._place(digest), start, stop, f"the blob {digest}")
 
     def delete(self, digest: str) -> None:
         """Removes a blob; one that isn't here is no error."""
-        self._place(digest).unlink(missing_ok=True)
+        with told("write"):
+            self._place(digest).unlink(missing_ok=True)
 
     def blobs(self) -> Iterator[StoredBlob]:
         """Every blob in the store, in no order."""
-        for path in self._blobs.glob("??/??/" + "?" * 64):
-            try:
-                facts = path.stat()
-            except FileNotFoundError:
-                continue
-            yield StoredBlob(ALGORITHM + path.name, facts.st_size, facts.st_mtime)
+        with told("read"):
+            for path in self._blobs.glob("??/??/" + "?" * 64):
+                try:
+                    facts = path.stat()
+                except FileNotFoundError:
+                    continue
+                yield StoredBlob(ALGORITHM + path.name, facts.st_size, facts.st_mtime)
 
     def stage(self, file: IncomingFile, key: str) -> None:
         """Renames the file into the staging folder."""
@@ -60,19 +66,21 @@ class FolderBlobStore(Incoming):
 
     def read_staged(self, key: str) -> Iterator[bytes]:
         """Yields a chunk's bytes."""
-        return _blocks(self._staged / key, 0, 1 << 62, f"the chunk {key} isn't here")
+        return _blocks(self._staged / key, 0, 1 << 62, f"the chunk {key}")
 
     def unstage(self, key: str) -> None:
         """Removes a chunk; one that isn't here is no error."""
-        (self._staged / key).unlink(missing_ok=True)
+        with told("write"):
+            (self._staged / key).unlink(missing_ok=True)
 
     def staged(self) -> Iterator[tuple[str, float]]:
         """Every chunk's key and time."""
-        for path in self._staged.iterdir():
-            try:
-                yield path.name, path.stat().st_mtime
-            except FileNotFoundError:
-                continue
+        with told("read"):
+            for path in self._staged.iterdir():
+                try:
+                    yield path.name, path.stat().st_mtime
+                except FileNotFoundError:
+                    continue
 
     def _place(self, digest: str) -> Path:
         name = digest.removeprefix(ALGORITHM)
@@ -81,32 +89,42 @@ class FolderBlobStore(Incoming):
 
 def _move(file: IncomingFile, target: Path, folders: tuple[Path, ...]) -> None:
     file.finish()
-    try:
+    with told("write"):
         target.parent.mkdir(parents=True, exist_ok=True)
         file.path.replace(target)
         for folder in folders:
             _sync_folder(folder)
-    except OSError as error:
-        raise unavailable("write", error) from error
 
 
-def _blocks(path: Path, start: int, stop: int, absent: str) -> Iterator[bytes]:
-    try:
+def _blocks(path: Path, start: int, stop: int, name: str) -> Iterator[bytes]:
+    with _readable(name):
         file = path.open("rb")
-    except FileNotFoundError:
-        raise UnknownBlobError(absent) from None
-    except OSError as error:
-        raise unavailable("read", error) from error
 
     def blocks() -> Iterator[bytes]:
-        with file:
+        left = stop - start
+        with file, _readable(name):
             file.seek(start)
-            left = stop - start
             while left > 0 and (block := file.read(min(left, BLOCK_BYTES))):
                 left -= len(block)
                 yield block
 
     return blocks()
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Tells a file that isn't here or that the disk has lost from a disk that can't be used now."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UnknownBlobError(f"{name} isn't here") from None
+    except OSError as error:
+        raise (_lost(name, error) if error.errno == errno.EIO else unavailable("read", error)) from error
+
+
+def _lost(name: str, error: OSError) -> DamagedBlobError:
+    log.error("%s can't be read: %s", name, error)
+    return DamagedBlobError(f"{name} can't be read from the registry's disk; send it again to heal it")
 
 
 def _sync_folder(folder: Path) -> None:

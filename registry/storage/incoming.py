@@ -8,6 +8,8 @@ import logging
 import os
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from registry.errors import InvalidDigestError, UnavailableError
@@ -25,17 +27,13 @@ class IncomingFile:
         self.path = path
         self.size_bytes = 0
         self._hash = hashlib.sha256()
-        try:
+        with told("write"):
             self._file = path.open("xb")
-        except OSError as error:
-            raise unavailable("write", error) from error
 
     def write(self, block: bytes) -> None:
         """Adds bytes."""
-        try:
+        with told("write"):
             self._file.write(block)
-        except OSError as error:
-            raise unavailable("write", error) from error
         self._hash.update(block)
         self.size_bytes += len(block)
 
@@ -43,12 +41,10 @@ class IncomingFile:
         """Brings the bytes to the disk; may be called again."""
         if self._file.closed:
             return
-        try:
+        with told("write"):
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-        except OSError as error:
-            raise unavailable("write", error) from error
 
     def verify(self, digest: str) -> None:
         """Brings the bytes to the disk if they have the digest; raises `InvalidDigestError` otherwise."""
@@ -62,8 +58,10 @@ class IncomingFile:
 
     def discard(self) -> None:
         """Removes the file, unless a store took it."""
-        self._file.close()
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # closing flushes again what a full disk has refused
+            self._file.close()
+        with told("clean up"):
+            self.path.unlink(missing_ok=True)
 
 
 class Incoming:
@@ -83,14 +81,24 @@ class Incoming:
     def sweep_incoming(self, older_than_s: float) -> int:
         """Removes files that nobody wrote to for so many seconds; returns their number."""
         limit, swept = time.time() - older_than_s, 0
-        for path in self._folder.iterdir():
-            try:
-                if path.stat().st_mtime < limit:
-                    path.unlink()
-                    swept += 1
-            except FileNotFoundError:
-                continue
+        with told("clean up"):
+            for path in self._folder.iterdir():
+                try:
+                    if path.stat().st_mtime < limit:
+                        path.unlink()
+                        swept += 1
+                except FileNotFoundError:
+                    continue
         return swept
+
+
+@contextmanager
+def told(verb: str) -> Iterator[None]:
+    """Turns a disk's refusal into `UnavailableError`."""
+    try:
+        yield
+    except OSError as error:
+        raise unavailable(verb, error) from error
 
 
 def unavailable(verb: str, error: OSError) -> UnavailableError:

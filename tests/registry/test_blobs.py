@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from registry import admin
+from registry.errors import UnavailableError
 from registry.settings import Settings
-from registry.storage import BLOCK_BYTES
+from registry.storage import BLOCK_BYTES, IncomingFile
+from registry.storage.folder import FolderBlobStore
 from tests.registry.builders import digest_of
 from tests.registry.conftest import Site, open_site
 
@@ -180,8 +186,6 @@ def test_a_blob_whose_bytes_were_lost_is_missing_and_can_be_sent_again(client: T
 
 
 def test_a_full_disk_is_503_and_stores_nothing(sqlite_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    import errno
-
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -192,3 +196,92 @@ def test_a_full_disk_is_503_and_stores_nothing(sqlite_site: Site, monkeypatch: p
     assert "full" in answer.json()["detail"]
     assert sqlite_site.client.get(URL).status_code == 404
     assert list((sqlite_site.settings.storage / "incoming").iterdir()) == []
+
+
+def test_a_disk_that_fills_up_before_the_last_bytes_keeps_no_half_file(sqlite_site: Site) -> None:
+    """The bytes that are still in memory are refused when they are flushed, and once more when the file is closed."""
+    store = FolderBlobStore(sqlite_site.settings.storage)
+    file = store.receive()
+    file._file.close()
+    with Path("/dev/full").open("wb") as file._file:
+        file.write(b"x")
+        with pytest.raises(UnavailableError, match="full"):
+            file.finish()
+        file.discard()
+    assert list((sqlite_site.settings.storage / "incoming").iterdir()) == []
+
+
+def test_a_bad_sector_is_a_damaged_blob_and_a_scrub_goes_on(
+    client: TestClient, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = sorted([b"one", b"two"], key=digest_of)
+    for data in (bad, good):
+        client.put(f"/api/v1/blobs/{digest_of(data)}", content=data)
+    real = Path.open
+
+    def broken(path: Path, *args: Any, **kwargs: Any) -> Any:
+        file = real(path, *args, **kwargs)
+        if path.name != digest_of(bad)[7:]:
+            return file
+        file.close()
+        return real(Path("/proc/self/mem"), "rb", buffering=0)  # its first bytes can't be read: EIO
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", broken)
+        report = admin.scrub(site.settings)
+    assert (report.checked, list(report.damaged), report.missing) == (2, [digest_of(bad)], {})
+    url = f"/api/v1/blobs/{digest_of(bad)}"
+    assert (client.get(url).status_code, client.get(url).json()["code"]) == (502, "BLOB_DAMAGED")
+    assert client.post("/api/v1/blobs/missing", json={"digests": [digest_of(bad)]}).json()["missing"] == [
+        digest_of(bad)
+    ]
+    client.put(url, content=bad)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", broken)
+        assert client.get(url).status_code == 502
+    assert client.post("/api/v1/blobs/missing", json={"digests": [digest_of(bad)]}).json()["missing"] == [
+        digest_of(bad)
+    ]
+
+
+@pytest.mark.parametrize("work", ["delete", "unstage", "staged", "blobs", "sweep"])
+def test_every_refusal_of_the_disk_has_its_name(sqlite_site: Site, monkeypatch: pytest.MonkeyPatch, work: str) -> None:
+    store, key = FolderBlobStore(sqlite_site.settings.storage), "0" * 32
+    (sqlite_site.settings.storage / "staged" / key).write_bytes(b"")
+    (sqlite_site.settings.storage / "incoming" / key).write_bytes(b"")
+    sqlite_site.client.put(URL, content=DATA)
+    calls: dict[str, Callable[[], object]] = {
+        "delete": lambda: store.delete(digest_of(DATA)),
+        "unstage": lambda: store.unstage(key),
+        "staged": lambda: list(store.staged()),
+        "blobs": lambda: list(store.blobs()),
+        "sweep": lambda: store.sweep_incoming(0),
+    }
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        for name in ("unlink", "iterdir", "glob"):
+            patched.setattr(Path, name, refuse)
+        with pytest.raises(UnavailableError, match="Input/output error"):
+            calls[work]()
+
+
+def test_an_upload_that_a_sweep_took_the_bytes_of_is_refused(client: TestClient, site: Site) -> None:
+    """A sweep that holds the old row goes between the storing of the bytes and of the new row."""
+    client.put(URL, content=DATA)
+    store = client.app.state.registry.blobs.store  # type: ignore[attr-defined]  # the app's own
+    real = store.keep
+
+    def keep(file: IncomingFile, digest: str) -> None:
+        real(file, digest)
+        admin.gc(site.settings, timedelta(microseconds=1))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(store, "keep", keep)
+        answer = client.put(URL, content=DATA)
+    assert (answer.status_code, answer.json()["code"]) == (503, "UNAVAILABLE")
+    assert client.get(URL).status_code == 404
+    assert client.put(URL, content=DATA).status_code == 201
+    assert client.get(URL).content == DATA

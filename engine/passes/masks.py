@@ -104,12 +104,13 @@ def _masked_value(numbers: Array, mask: Array, name: str | None, heads: int) -> 
     """The number for masked tokens (0.0 where none is masked). Raises ValueError for any other pattern."""
     batch, length = mask.shape
     full = np.broadcast_to(numbers, (batch, heads, length, length))
-    hidden = np.broadcast_to((mask == 0)[:, None, None, :], full.shape)
-    if name is None or not hidden.any():
-        if np.any(full != 0):
+    hidden = mask == 0
+    value = 0.0
+    if name is not None and hidden.any():
+        sequence, token = np.argwhere(hidden)[0]
+        value = float(full[sequence, 0, 0, token])
+        if value >= 0:
             raise ValueError
-        return 0.0
-    value = float(full[hidden][0])
-    if value >= 0 or np.any(full[~hidden] != 0) or np.any(full[hidden] != value):
+    if np.any(numbers != np.where(hidden, value, 0.0)[:, None, None, :]):
         raise ValueError
     return value

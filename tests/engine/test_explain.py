@@ -165,6 +165,14 @@ def test_other_shapes_are_refused(text: str) -> None:
         parse_shapes(text)
 
 
+def test_the_best_instruction_set_is_the_one_taken_however_they_are_named() -> None:
+    best, second = usable_isas()[:2]
+    found = benchmark_kernels(quick=True, isas=[second, best], kinds=["s8"], num_cores=1)
+    assert list(found.peaks) == [best, second]
+    assert {row.taken for row in found.steps} == {best}
+    assert {row.isa for row in found.rows} == {best, second}
+
+
 def test_kernels_are_measured_both_ways() -> None:
     isa = usable_isas()[0]
     found = benchmark_kernels(quick=True, isas=[isa], kinds=["s8"], num_cores=1)

@@ -18,7 +18,7 @@ from engine.residuals import fold_residuals
 from engine.runtime import CompiledModel
 from tests.engine.models import Bert
 from tests.engine.programs import Builder, sparsify
-from tests.engine.test_kernels import run_all
+from tests.engine.running import run_all
 from tests.engine.test_plan import rewritten
 
 Q = Quantization(0.02, 128)

@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
+from sqlalchemy import event
 from starlette.testclient import TestClient
 
 from registry import admin
@@ -136,6 +137,21 @@ class Site:
 def open_site(settings: Settings) -> Iterator[Site]:
     with TestClient(create_app(settings), base_url=BASE, raise_server_exceptions=False) as client:
         yield Site(settings, client)
+
+
+@contextmanager
+def statements(site: Site, look: Callable[[str], None]) -> Iterator[None]:
+    """Shows `look` every statement of the registry just before it runs."""
+    engine = site.client.app.state.registry.database.engine  # type: ignore[attr-defined]  # the app's own
+
+    def hear(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+        look(statement)
+
+    event.listen(engine, "before_cursor_execute", hear)
+    try:
+        yield
+    finally:
+        event.remove(engine, "before_cursor_execute", hear)
 
 
 @pytest.fixture(scope="session")

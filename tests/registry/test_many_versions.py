@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import event, insert, select
+from sqlalchemy import insert, select
 
 from registry import admin
 from registry.tables import Lineage, Version
 from tests.registry.builders import small
-from tests.registry.conftest import Site
+from tests.registry.conftest import Site, statements
 
 MANY = 1_005
 
@@ -41,18 +41,14 @@ def many(sqlite_site: Site) -> Site:
 @contextmanager
 def manifests_read(site: Site) -> Iterator[list[str]]:
     """The statements that read manifests of the table of versions."""
-    engine = site.client.app.state.registry.database.engine  # type: ignore[attr-defined]  # the app's own
     found: list[str] = []
 
-    def look(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+    def look(statement: str) -> None:
         if statement.startswith("SELECT") and "versions.manifest" in statement:
             found.append(statement)
 
-    event.listen(engine, "before_cursor_execute", look)
-    try:
+    with statements(site, look):
         yield found
-    finally:
-        event.remove(engine, "before_cursor_execute", look)
 
 
 def test_all_versions_are_listed_without_reading_their_manifests(many: Site) -> None:

@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from registry import admin
 from tests.registry.builders import Folder, small
-from tests.registry.conftest import Site
+from tests.registry.conftest import Site, statements
 from tests.registry.test_access import publish, token
 from tests.registry.test_benchmarks import record
 
@@ -30,19 +29,15 @@ def pg(sites: Callable[[str], Site]) -> Site:
 @contextmanager
 def before_the_lock(site: Site, change: Callable[[], Any]) -> Iterator[list[Any]]:
     """Runs a change on another connection just before the next request locks a row; gives what came of it."""
-    engine = site.client.app.state.registry.database.engine  # type: ignore[attr-defined]  # the app's own
     outcomes: list[Any] = []
 
-    def look(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+    def look(statement: str) -> None:
         if LOCKING.search(statement) and not outcomes:
             outcomes.append(None)  # the change locks too
             outcomes[0] = change()
 
-    event.listen(engine, "before_cursor_execute", look)
-    try:
+    with statements(site, look):
         yield outcomes
-    finally:
-        event.remove(engine, "before_cursor_execute", look)
 
 
 def test_a_scope_that_becomes_private_while_a_version_is_published_hides_it(pg: Site) -> None:

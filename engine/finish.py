@@ -74,13 +74,14 @@ _PACK_BYTES: Final = word("2e62f17d4867c0")  # vpackuswb zmm, zmm, zmm
 
 def of(step: LinearU8) -> Finish:
     """What the code of a layer does; the C kernel does what it doesn't."""
-    if len(step.weight) % 8 or step.activation not in ("none", "gelu" if step.quantization else "none"):
+    is_gelu = step.activation in ("gelu", "gelu_tanh")
+    if len(step.weight) % 8 or not (step.activation == "none" or (is_gelu and step.quantization is not None)):
         return "stored"
     if step.quantization is None:
         return "floats" if step.residual is None else "added"
     if not _largest(step) / step.quantization.scale < _MOST_STEPS:
         return "stored"
-    return "gelu" if step.activation == "gelu" else "bytes"
+    return "gelu" if is_gelu else "bytes"
 
 
 def _largest(step: LinearU8) -> float:

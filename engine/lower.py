@@ -17,6 +17,7 @@ from engine.program import (
     Attention,
     Buffer,
     BufferId,
+    Counted,
     Dequantize,
     Embed,
     Input,
@@ -136,20 +137,23 @@ class _Lowering:
         parts = zip(
             node.inputs,
             cast("tuple[float, ...]", attributes["scales"]),
+            cast("tuple[str, ...]", attributes["kinds"]),
             cast("tuple[str, ...]", attributes["sources"]),
             cast("tuple[int, ...]", attributes["offsets"]),
             strict=True,
         )
         tables = tuple(
-            Table(self._graph.constants[name], self._row_source(source), scale, offset)
-            for name, scale, source, offset in parts
+            Table(self._graph.constants[name], self._row_source(kind, source), scale, offset)
+            for name, scale, kind, source, offset in parts
         )
         self._steps.append(Embed(node.key, tables, self._new_float(node.key)))
 
-    def _row_source(self, source: str) -> int | Literal["position", "constant"]:
-        if source == "position" or source == "constant":
-            return cast("Literal['position', 'constant']", source)
-        return self._input_index(source)
+    def _row_source(self, kind: str, source: str) -> int | Counted | Literal["position", "constant"]:
+        if kind == "counted":
+            return Counted(self._input_index(source))
+        if kind == "input":
+            return self._input_index(source)
+        return cast("Literal['position', 'constant']", kind)
 
     def _input_index(self, name: str) -> int:
         return next(i for i, entry in enumerate(self._inputs) if entry.name == name)

@@ -8,13 +8,15 @@ from evaluating it for several sizes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from engine.errors import ModelError
 from engine.graph import Array, Graph, Node
 from engine.ops import evaluate_node, operator
-from engine.shapes import Probe, fix, input_shape, probes_of
+from engine.shapes import PROBES, Probe, fix, input_shape, probes_of, shape_at
 
 _SHAPE_ONLY = ("Shape", "Size")
 _MAX_NODES = 1000
@@ -43,15 +45,36 @@ def influences(graph: Graph, value: str) -> set[str] | None:
 
 
 def evaluate(graph: Graph, value: str, feeds: Mapping[str, Array]) -> Array:
-    """Computes `value` from the model's inputs. Raises ModelError where an operator can't be applied."""
+    """Computes `value` from the model's inputs. Raises ModelError where an operator can't be applied.
+
+    A value of which only the shape is asked for isn't computed: it may be made by a node that isn't ONNX's.
+    """
     known: dict[str, Array] = {**graph.constants, **feeds}
-    for node in _needed(graph, value, known):
-        outputs = evaluate_node(node, [known[n] if n else None for n in node.inputs], graph.opset, _MAX_ELEMENTS)
+    blanks = _Blanks(graph, feeds)
+    for node in _needed(graph, value, known, blanks):
+        blank = blanks.read_by(node)
+        arguments = [known[n] if n else None for n in node.inputs] if blank is None else [blank]
+        outputs = evaluate_node(node, arguments, graph.opset, _MAX_ELEMENTS)
         known.update((name, array) for name, array in zip(node.outputs, outputs, strict=False) if name)
     return known[value]
 
 
-def _needed(graph: Graph, value: str, known: Mapping[str, Array]) -> list[Node]:
+class _Blanks:
+    """Arrays that have the shapes of values, without their elements, for the sizes of `feeds`."""
+
+    def __init__(self, graph: Graph, feeds: Mapping[str, Array]) -> None:
+        self._graph = graph
+        self._probe = next((Probe(*array.shape) for array in feeds.values() if array.ndim == 2), None)
+
+    def read_by(self, node: Node) -> Array | None:
+        """What `node` may read instead of its input, if it only asks for the shape and that is known."""
+        if node.op_type not in _SHAPE_ONLY or self._probe is None:
+            return None
+        shape = shape_at(self._graph, node.inputs[0], self._probe)
+        return None if shape is None else np.broadcast_to(np.False_, shape)
+
+
+def _needed(graph: Graph, value: str, known: Mapping[str, Array], blanks: _Blanks) -> list[Node]:
     """The nodes that make `value`, in the order in which they can run."""
     order: list[Node] = []
     done: set[str] = set()
@@ -66,7 +89,8 @@ def _needed(graph: Graph, value: str, known: Mapping[str, Array]) -> list[Node]:
             order.append(node)
         else:
             pending.append((name, True))
-            pending.extend((n, False) for n in reversed(node.inputs) if n)
+            inputs = node.inputs if blanks.read_by(node) is None else ()
+            pending.extend((n, False) for n in reversed(inputs) if n)
     return order
 
 
@@ -77,12 +101,29 @@ def feeds(graph: Graph, probe: Probe, **given: Array) -> dict[str, Array]:
     return {**zeros, **given}
 
 
-def row_numbers(graph: Graph, value: str) -> tuple[str, int] | None:
-    """How `value`, indices for an embedding, is made from shapes alone: ("position" or "constant", offset).
+@dataclass(frozen=True)
+class Rows:
+    """Where an embedding's row numbers come from.
 
-    None where it is neither the token's place plus an offset nor one number for all tokens.
+    kind: "input" (the input `source` holds them), "position" (the token's place plus `offset`), "constant" (`offset`
+    for all tokens), or "counted" (tokens of the input `source` are counted from `offset` + 1, and those whose id is
+    `offset`, which are padding, take that row).
     """
-    if influences(graph, value) != set():
+
+    kind: Literal["input", "position", "constant", "counted"]
+    source: str = ""
+    offset: int = 0
+
+
+def row_numbers(graph: Graph, value: str) -> Rows | None:
+    """How `value`, indices for an embedding, is made from shapes or by counting tokens; None for any other way."""
+    number = _uniform(graph, value)
+    if number is not None:
+        return Rows("constant", offset=number)
+    names = influences(graph, value)
+    if names:
+        return _counted(graph, value, names.pop()) if len(names) == 1 else None
+    if names is None:
         return None
     answers = {_row_kind(graph, value, fix(graph, probe)) for probe in probes_of(graph)}
     if len(answers) != 1:
@@ -94,9 +135,22 @@ def row_numbers(graph: Graph, value: str) -> tuple[str, int] | None:
 
 _LARGER_PROBES = (Probe(1, 8), Probe(2, 17), Probe(1, 300))
 """A table of positions may be too short for these."""
+_MOVING = ("Expand", "Gather", "GatherElements", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 
 
-def _row_kind(graph: Graph, value: str, probe: Probe) -> tuple[str, int] | None:
+def _uniform(graph: Graph, value: str) -> int | None:
+    """The integer that all elements of `value` are, whatever the inputs hold; None where that can't be told."""
+    node = graph.producer(value)
+    while node is not None and node.op_type in _MOVING and not node.domain:
+        value = node.inputs[0]
+        node = graph.producer(value)
+    array = graph.constant(value)
+    if array is None or array.dtype.kind != "i" or not array.size or (array != array.flat[0]).any():
+        return None
+    return int(array.flat[0])
+
+
+def _row_kind(graph: Graph, value: str, probe: Probe) -> Rows | None:
     try:
         found = evaluate(graph, value, feeds(graph, probe))
     except ModelError:
@@ -105,8 +159,39 @@ def _row_kind(graph: Graph, value: str, probe: Probe) -> tuple[str, int] | None:
         return None
     first = int(found.reshape(-1)[0])
     if (found == first).all() and probe.sequence > 1:
-        return "constant", first
+        return Rows("constant", offset=first)
     places = np.arange(first, first + probe.sequence)
     if found.shape[-1] == probe.sequence and (found == places).all():
-        return "position", first
+        return Rows("position", offset=first)
     return None
+
+
+def _counted(graph: Graph, value: str, name: str) -> Rows | None:
+    """Rows that count the tokens of the input `name`, as RoBERTa's `create_position_ids_from_input_ids` does."""
+    probes = [fix(graph, probe) for probe in (*PROBES, *_LARGER_PROBES)]
+    entry = next(i for i in graph.inputs if i.name == name)
+    if entry.dtype.kind != "i" or len(entry.shape) != 2:
+        return None
+    try:
+        padding = _padding(evaluate(graph, value, feeds(graph, probes[0])))
+        if padding < 0:
+            return None
+        for seed, probe in enumerate(probes):
+            ids = _some_padded(np.random.default_rng(seed), probe, padding).astype(entry.dtype)
+            is_token = ids != padding
+            expected = np.cumsum(is_token, axis=1) * is_token + padding
+            if not np.array_equal(evaluate(graph, value, feeds(graph, probe, **{name: ids})), expected):
+                return None
+    except ModelError:
+        return None
+    return Rows("counted", name, padding)
+
+
+def _padding(of_zeros: Array) -> int:
+    """The id of padding, from the rows that tokens 0 get: all its own where that is padding, else the next, counted."""
+    return 0 if (of_zeros == 0).all() else int(of_zeros.flat[0]) - 1
+
+
+def _some_padded(random: np.random.Generator, probe: Probe, padding: int) -> Array:
+    shape = (probe.batch, probe.sequence)
+    return np.where(random.random(shape) < 0.3, padding, random.integers(0, padding + 5, shape))

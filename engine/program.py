@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BufferId = int
-Activation = Literal["none", "gelu", "relu", "tanh"]
+Activation = Literal["none", "gelu", "relu", "tanh", "gelu_tanh"]
 Layout = Literal["sparse", "dense", "code"]
 MAX_PRODUCTS = 66_311
 """Largest K for which K * 255 * 127 still fits an int32 sum."""
@@ -53,15 +53,24 @@ class Buffer:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """Row numbers as RoBERTa has them: padding takes the row `offset`, which is also its id in the input of index
+    `input`; the n-th other token of a sequence takes the row `offset` + n, from 1.
+    """
+
+    input: int
+
+
+@dataclass(frozen=True)
 class Table:
     """An embedding table `[rows, C]`, float32, or int8 with a scale (real = q * scale).
 
     `source` is the index of the input that holds the row numbers, or "position" (the token's place in its
-    sequence plus `offset`), or "constant" (row `offset` for every token).
+    sequence plus `offset`), or "constant" (row `offset` for every token), or an input whose tokens are counted.
     """
 
     values: NDArray[np.float32] | NDArray[np.int8]
-    source: int | Literal["position", "constant"]
+    source: int | Counted | Literal["position", "constant"]
     scale: float = 1.0
     offset: int = 0
 
@@ -189,7 +198,8 @@ class Add:
 
 @dataclass(frozen=True)
 class Activate:
-    """out = activation(input), f32; gelu is the exact form 0.5 x (1 + erf(x / sqrt 2))."""
+    """out = activation(input), f32; gelu is the exact form 0.5 x (1 + erf(x / sqrt 2)), gelu_tanh the form
+    0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))."""
 
     name: str
     input: BufferId

@@ -15,6 +15,7 @@ from engine.program import (
     Activation,
     Add,
     Attention,
+    Counted,
     Dequantize,
     Embed,
     LayerNorm,
@@ -47,8 +48,8 @@ OPS: Final = (
     "sparse_f32",
     "code_u8",
 )
-ACTIVATIONS: Final[tuple[Activation, ...]] = ("none", "gelu", "relu", "tanh")
-SOURCES: Final = ("input", "position", "constant")
+ACTIVATIONS: Final[tuple[Activation, ...]] = ("none", "gelu", "relu", "tanh", "gelu_tanh")
+SOURCES: Final = ("input", "position", "constant", "counted")
 MAX_TABLES: Final = 4
 
 Array = NDArray[Any]
@@ -80,8 +81,13 @@ def _f32(values: Array) -> Array:
 
 
 def _table(table: Table) -> tuple[int, int, int, int]:
-    kind = "input" if isinstance(table.source, int) else table.source
-    index = table.source if isinstance(table.source, int) else 0
+    source = table.source
+    if isinstance(source, Counted):
+        kind, index = "counted", source.input
+    elif isinstance(source, int):
+        kind, index = "input", source
+    else:
+        kind, index = source, 0
     return SOURCES.index(kind), index, table.offset, table.values.shape[0]
 
 
@@ -143,7 +149,7 @@ def _unit(step: LinearU8) -> np.float32:
     """What scale and bias are multiplied by, to spare kernels a product (kernels.h, `spw_linear_u8`)."""
     if step.quantization is None or step.activation == "tanh":
         return np.float32(1)
-    return GELU_POINTS_PER_UNIT if step.activation == "gelu" else np.float32(1 / step.quantization.scale)
+    return GELU_POINTS_PER_UNIT if step.activation in ("gelu", "gelu_tanh") else np.float32(1 / step.quantization.scale)
 
 
 def _linear_u8(step: LinearU8, _: Program) -> Record:

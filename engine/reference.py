@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from engine.errors import InputError
 from engine.graph import Array, Graph
 from engine.ops import evaluate_node
-from engine.ops.elementwise import gelu
+from engine.ops.elementwise import gelu, gelu_tanh
 from engine.ops.product import integer_product
 from engine.ops.quantize import quantize
 from engine.ops.reduce import layer_norm, softmax
@@ -21,6 +21,7 @@ from engine.program import (
     Add,
     Attention,
     BufferId,
+    Counted,
     Dequantize,
     Embed,
     LayerNorm,
@@ -110,6 +111,9 @@ class _Run:
         batch, sequence = self.inputs[0].shape
         if isinstance(table.source, int):
             numbers = self.inputs[table.source] + table.offset
+        elif isinstance(table.source, Counted):
+            is_token = self.inputs[table.source.input] != table.offset
+            numbers = np.cumsum(is_token, axis=1) * is_token + table.offset
         else:
             places = np.arange(sequence) if table.source == "position" else np.zeros(sequence, np.int64)
             numbers = np.broadcast_to(places + table.offset, (batch, sequence))
@@ -175,6 +179,8 @@ def activate(x: Array, activation: Activation) -> Array:
     match activation:
         case "gelu":
             return gelu(x)
+        case "gelu_tanh":
+            return gelu_tanh(x)
         case "relu":
             return np.maximum(x, np.float32(0))
         case "tanh":

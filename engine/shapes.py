@@ -123,6 +123,17 @@ def _is_small(shapes: Mapping[str, Shape], node: Node) -> bool:
     return all(math.prod(shapes[name]) <= _SMALL_ELEMENTS for name in names)
 
 
+def shape_at(graph: Graph, value: str, probe: Probe) -> Shape | None:
+    """The shape of `value` for any sizes; None where a dimension is neither fixed nor the batch nor the sequence."""
+    first, second = (shapes.get(value) for shapes in graph.shapes)
+    if first is None or second is None or len(first) != len(second):
+        return None
+    p, q = probes_of(graph)
+    sizes = {(p.sequence, q.sequence): probe.sequence, (p.batch, q.batch): probe.batch}
+    found = [a if a == b else sizes.get((a, b)) for a, b in zip(first, second, strict=True)]
+    return tuple(d for d in found if d is not None) if None not in found else None
+
+
 def describe(graph: Graph, value: str) -> str:
     """The shape as people write it, such as [batch, sequence, 768]."""
     if any(value not in shapes for shapes in graph.shapes):

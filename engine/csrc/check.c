@@ -5,19 +5,20 @@
 #include "check.h"
 #include "memory.h"
 
-static uint32_t tokens_limit(uint32_t rows, uint32_t offset) { return offset < rows ? rows - offset : 0; }
-
 static spw_status check_table(check *c, uint32_t i, uint32_t channels) {
   const uint32_t *a = c->step->attributes + EMBED_FIRST + 4 * i;
   uint32_t source = a[0], input = a[1], offset = a[2], rows = a[3];
   uint32_t item = (c->step->attributes[EMBED_S8] >> i & 1) ? 1 : 4;
   REQUIRE(c, rows >= 1 && rows <= INT32_MAX, "an embedding table has no rows or too many");
-  REQUIRE(c, source <= SOURCE_CONSTANT, "an embedding table's source is unknown");
-  REQUIRE(c, source != SOURCE_INPUT || input < c->plan->header.input_count,
+  REQUIRE(c, source <= SOURCE_COUNTED, "an embedding table's source is unknown");
+  bool reads_input = source == SOURCE_INPUT || source == SOURCE_COUNTED;
+  REQUIRE(c, !reads_input || input < c->plan->header.input_count,
           "an embedding table reads an input that doesn't exist");
   REQUIRE(c, source == SOURCE_INPUT || offset < rows, "an embedding table's offset is behind its end");
-  if (source == SOURCE_POSITION && tokens_limit(rows, offset) < c->plan->position_limit)
-    c->plan->position_limit = tokens_limit(rows, offset);
+  if (source == SOURCE_POSITION || source == SOURCE_COUNTED) {
+    uint32_t limit = rows - offset - (source == SOURCE_COUNTED);
+    if (limit < c->plan->position_limit) c->plan->position_limit = limit;
+  }
   return blob(c, i, (uint64_t)rows * channels, item);
 }
 
@@ -105,7 +106,7 @@ static spw_status check_add(check *c) {
 static spw_status check_activate(check *c) {
   const spw_file_step *s = c->step;
   TRY(reads(c, s->in[0], F32, 0));
-  REQUIRE(c, s->attributes[0] <= SPW_TANH, "its activation is unknown");
+  REQUIRE(c, s->attributes[0] <= SPW_GELU_TANH, "its activation is unknown");
   return writes(c, s->out[0], F32, buffer(c, s->in[0])->channels, buffer(c, s->in[0])->per_batch);
 }
 

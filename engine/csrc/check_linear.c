@@ -14,7 +14,7 @@ static spw_status check_linear(check *c, kind in) {
   const spw_file_step *s = c->step;
   uint32_t k = s->attributes[LINEAR_K], n = s->attributes[LINEAR_N];
   REQUIRE(c, k >= 1 && k <= SPW_MAX_CHANNELS && n >= 1 && n <= SPW_MAX_CHANNELS, "its size is invalid");
-  REQUIRE(c, s->attributes[LINEAR_ACTIVATION] <= SPW_TANH, "its activation is unknown");
+  REQUIRE(c, s->attributes[LINEAR_ACTIVATION] <= SPW_GELU_TANH, "its activation is unknown");
   TRY(reads(c, s->in[0], in, k));
   REQUIRE(c, s->out[0] < c->plan->header.buffer_count, "writes a buffer that doesn't exist");
   kind out = buffer(c, s->out[0])->is_u8 ? U8 : F32;

@@ -19,16 +19,21 @@ static void embed_item(void *context, uint32_t item, uint32_t worker) {
   j->kernels->embed(&j->args.embed, begin, end);
 }
 
-static uint32_t row_of(const spw_session *s, const uint32_t *table, uint32_t b, uint32_t t) {
-  if (table[0] == SOURCE_CONSTANT) return table[2];
-  if (table[0] == SOURCE_POSITION) return table[2] + t;
-  return (uint32_t)s->inputs[table[1]][(size_t)(s->first + b) * s->sequence + t];
+/* `counted` is how many tokens the sequence has so far; see steps.h for a table's four numbers. */
+static uint32_t row_of(const uint32_t table[4], const int64_t *ids, uint32_t t, uint32_t *counted) {
+  uint32_t offset = table[2];
+  if (table[0] == SOURCE_CONSTANT) return offset;
+  if (table[0] == SOURCE_POSITION) return offset + t;
+  if (table[0] == SOURCE_INPUT) return (uint32_t)ids[t];
+  return ids[t] == (int64_t)offset ? offset : offset + ++*counted;
 }
 
-static void fill_rows(const spw_session *s, const uint32_t *table, uint32_t *rows) {
-  for (uint32_t b = 0; b < s->batch; b++)
-    for (uint32_t t = 0; t < s->sequences[b].tokens; t++)
-      rows[(size_t)s->sequences[b].first_tile * SPW_LANES + t] = row_of(s, table, b, t);
+static void fill_rows(const spw_session *s, const uint32_t table[4], uint32_t *rows) {
+  for (uint32_t b = 0; b < s->batch; b++) {
+    const int64_t *ids = s->inputs[table[1]] + (size_t)(s->first + b) * s->sequence;
+    uint32_t *of_sequence = rows + (size_t)s->sequences[b].first_tile * SPW_LANES, counted = 0;
+    for (uint32_t t = 0; t < s->sequences[b].tokens; t++) of_sequence[t] = row_of(table, ids, t, &counted);
+  }
 }
 
 static void start_embed(job *j) {

@@ -30,7 +30,8 @@ enum {
   SPW_TABLES = 4     /* most embedding tables that one step adds */
 };
 
-typedef enum spw_activation { SPW_NONE = 0, SPW_GELU = 1, SPW_RELU = 2, SPW_TANH = 3 } spw_activation;
+/* Kernels that write bytes know SPW_GELU_TANH as SPW_GELU, with other numbers in its table. */
+typedef enum spw_activation { SPW_NONE = 0, SPW_GELU = 1, SPW_RELU = 2, SPW_TANH = 3, SPW_GELU_TANH = 4 } spw_activation;
 
 typedef struct spw_quantization {
   float scale;
@@ -72,7 +73,8 @@ static inline uint32_t spw_code_rows(spw_finish finish) {
 
 static inline bool spw_code_writes_bytes(spw_finish finish) { return finish == SPW_BYTES || finish == SPW_GELU_BYTES; }
 
-/* GELU(x) = max(x, 0) - g(|x|) with g(a) = a / 2 * erfc(a / sqrt(2)), for results that become bytes of some scale s. With
+/* GELU(x) = max(x, 0) - g(|x|) with g(a) = a / 2 * erfc(a / sqrt(2)), or for its other form g(a) = a / 2 * (1 -
+ * tanh(sqrt(2 / pi) (a + 0.044715 a^3))), for results that become bytes of some scale s. With
  * u = x / d it is max(u, 0) d / s plus a polynomial in |u|'s distance from the nearest of 16 points, of that point's
  * coefficients, lowest power first. The points are 0, 1/2, ..., 9/2 and 5, 6, ..., 10: |u| + SPW_GELU_ROUNDING is rounded
  * to halves below 2^23 and to whole numbers above, and the last four of its bits are the point's place in the table. */

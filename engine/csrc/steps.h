@@ -12,6 +12,7 @@ enum {
   SOURCE_INPUT = 0,
   SOURCE_POSITION = 1,
   SOURCE_CONSTANT = 2,
+  SOURCE_COUNTED = 3, /* the input's tokens are counted from offset + 1; those whose id is `offset` take that row */
 
   /* layernorm: in[0], in[1] residual; out[0] f32, out[1] u8; blobs gamma, beta */
   /* scalars of layernorm: epsilon, output scale; attribute 0: output zero point */

@@ -52,12 +52,15 @@ def gelu(x: Array) -> Array:
     return np.asarray(half * x * (1 + erf(x / np.float32(math.sqrt(2)))), dtype=x.dtype)
 
 
+def gelu_tanh(x: Array) -> Array:
+    """x/2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), in the dtype of x."""
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+    return np.asarray(0.5 * x * (1 + np.tanh(inner)), dtype=x.dtype)
+
+
 def _gelu(call: Call) -> tuple[Array, ...]:
     x = call.value(0)
-    if call.attributes.get("approximate", "none") == "none":
-        return (gelu(x),)
-    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
-    return ((0.5 * x * (1 + np.tanh(inner))).astype(x.dtype),)
+    return (gelu(x) if call.attributes.get("approximate", "none") == "none" else gelu_tanh(x),)
 
 
 def _clip(call: Call) -> tuple[Array, ...]:

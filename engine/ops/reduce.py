@@ -75,6 +75,17 @@ def _layer_norm(call: Call) -> tuple[Array, ...]:
     return (layer_norm(x, call.value(1), beta, call.number("epsilon", 1e-5)),)
 
 
+def _cumsum(call: Call) -> tuple[Array, ...]:
+    x = call.value(0)
+    axis = call.axis(int(call.value(1).reshape(())), x.ndim)
+    if call.integer("reverse", 0):
+        x = np.flip(x, axis)
+    sums = np.cumsum(x, axis, dtype=x.dtype)
+    if call.integer("exclusive", 0):
+        sums = sums - x
+    return (np.flip(sums, axis) if call.integer("reverse", 0) else sums,)
+
+
 def _same_shape(call: Call) -> tuple[Shape, ...]:
     call.axis(call.integer("axis", -1), len(call.shape(0)))
     return (call.shape(0),)
@@ -86,6 +97,7 @@ OPERATORS: dict[str, Operator] = {
     "ReduceMax": _reduction(np.max),
     "ReduceMin": _reduction(np.min),
     "ReduceProd": _reduction(np.prod),
+    "CumSum": Operator(lambda call: (call.shape(0),), _cumsum, 2, 2),
     "Softmax": Operator(_same_shape, _softmax),
     "LayerNormalization": Operator(_layer_norm_shape, _layer_norm, 2, 3),
 }

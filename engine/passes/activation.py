@@ -2,58 +2,75 @@
 
 from __future__ import annotations
 
-import math
+import numpy as np
 
 from engine.graph import Graph, Node
-from engine.passes.match import factor, with_scalar
+from engine.ops.elementwise import gelu, gelu_tanh
+from engine.probe import evaluate
 from engine.shapes import has_same_rows
 
-_TOLERANCE = 1e-4
+_FORMS = {"gelu": gelu, "gelu_tanh": gelu_tanh}
+_SAMPLES = np.linspace(-8, 8, 513, dtype=np.float32)
+_TOLERANCE = 5e-5
+"""Of a number's rounding in the file; the two forms of GELU differ by up to 4.7e-4."""
+_SCALAR_OPERATORS = ("Add", "Cast", "Div", "Erf", "Mul", "Pow", "Sub", "Tanh")
+_MOST_NODES = 16
 
 
 def fuse_activations(graph: Graph) -> None:
-    """Activate(x){activation} for Gelu, Relu and Tanh, and for the erf form of GELU."""
+    """Activate(x){activation} for Gelu, Relu and Tanh, and for GELU in smaller operators: by erf or by tanh."""
+    for node in graph.each("Mul", "Div"):
+        found = _spelled_out(graph, node)
+        if found is not None:
+            graph.redefine(node, "Activate", [found[0]], activation=found[1])
     for node in graph.each("Gelu", "Relu", "Tanh"):
-        if node.op_type == "Gelu" and node.text("approximate", "none") != "none":
-            graph.notes[node.key] = "only the exact GELU can be run, not its tanh approximation"
-        elif node.domain == "":
-            graph.redefine(node, "Activate", node.inputs[:1], activation=node.op_type.lower())
-    for node in graph.each("Mul"):
-        x = _gelu_input(graph, node)
-        if x is not None:
-            graph.redefine(node, "Activate", [x], activation="gelu")
+        if node.domain == "":
+            form = "gelu" if node.text("approximate", "none") == "none" else "gelu_tanh"
+            graph.redefine(
+                node, "Activate", node.inputs[:1], activation=form if node.op_type == "Gelu" else node.op_type.lower()
+            )
 
 
-def _gelu_input(graph: Graph, node: Node) -> str | None:
-    """x where `node` is 0.5 * x * (1 + erf(x / sqrt 2)), the three factors in any order."""
-    factors, number = _factors(graph, node)
-    if len(factors) != 2 or not math.isclose(number, 0.5, rel_tol=_TOLERANCE):
-        return None
-    for x, gate in (factors, factors[::-1]):
-        shifted = with_scalar(graph, graph.producer(gate), "Add")
-        erf = graph.made_by(shifted[0], "Erf") if shifted and shifted[1] == 1.0 else None
-        inner = factor(graph, graph.producer(erf.inputs[0])) if erf else None
-        if inner and inner[0] == x and math.isclose(inner[1], math.sqrt(0.5), rel_tol=_TOLERANCE):
-            return x
+def _spelled_out(graph: Graph, node: Node) -> tuple[str, str] | None:
+    """(x, form) where `node` is a form of GELU of the value x.
+
+    Exporters order its factors and spell its powers in many ways, so what is made of x and numbers alone is found
+    first, and then what it computes.
+    """
+    for x in _factors(graph, node):
+        names = _between(graph, node, x)
+        if names is not None and names & {"Erf", "Tanh"}:
+            found = evaluate(graph, node.key, {x: _SAMPLES})
+            for form, function in _FORMS.items():
+                if np.allclose(found, function(_SAMPLES), rtol=0, atol=_TOLERANCE):
+                    return x, form
     return None
 
 
-def _factors(graph: Graph, node: Node) -> tuple[list[str], float]:
-    """The variable factors of a product of at most three, and the product of the constant ones."""
-    names: list[str] = []
-    number = 1.0
-    pending = [(name, 0) for name in node.inputs]
+def _factors(graph: Graph, node: Node) -> list[str]:
+    """The values of which `node` is a product, those that two multiplications lie between included."""
+    level, found = [node], []
+    for _ in range(3):
+        names = [name for n in level for name in n.inputs if graph.constant(name) is None]
+        found += names
+        level = [made for name in names if (made := graph.made_by(name, "Mul", "Div")) is not None]
+    return found
+
+
+def _between(graph: Graph, node: Node, x: str) -> set[str] | None:
+    """The operators that make `node` of x and of numbers alone; None where it is made of something else too."""
+    operators, pending, count = set(), [node.key], 0
     while pending:
-        name, depth = pending.pop()
-        scalar = graph.scalar(name)
-        inner = graph.made_by(name, "Mul")
-        if scalar is not None:
-            number *= scalar
-        elif inner is not None and depth < 1 and len(graph.consumers(name)) == 1:
-            pending.extend((n, depth + 1) for n in inner.inputs)
-        else:
-            names.append(name)
-    return names, number
+        value = pending.pop()
+        made = graph.producer(value)
+        if value == x or graph.scalar(value) is not None:
+            continue
+        count += 1
+        if made is None or made.op_type not in _SCALAR_OPERATORS or made.domain or count > _MOST_NODES:
+            return None
+        operators.add(made.op_type)
+        pending.extend(made.inputs)
+    return operators
 
 
 def absorb_activations(graph: Graph) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.graph import Array, Graph, Node
 from engine.passes.quantized import float_constant, quantized_matrix
-from engine.probe import row_numbers
+from engine.probe import Rows, row_numbers
 from engine.shapes import is_tokens, probes_of
 
 MAX_TABLES = 4
@@ -17,15 +17,14 @@ MAX_TABLES = 4
 @dataclass(frozen=True)
 class _Leaf:
     table: str
-    source: str
-    offset: int
+    rows: Rows
 
 
 def fuse_embeddings(graph: Graph) -> None:
-    """Embed(table, ...){scales, sources, offsets}: the sum of one row of each table, a token.
+    """Embed(table, ...){scales, kinds, sources, offsets}: the sum of one row of each table, a token.
 
-    `sources` has an input's name, "position" or "constant" for each table. A table is a float32 constant, or an
-    int8 one times its scale.
+    `kinds`, `sources` and `offsets` hold the `Rows` of each table. A table is a float32 constant, or an int8 one times
+    its scale.
     """
     for node in reversed(graph.nodes):
         if node.op_type not in ("Add", "Gather") or node.domain or graph.producer(node.key) is not node:
@@ -33,15 +32,16 @@ def fuse_embeddings(graph: Graph) -> None:
         if any(reader.op_type == "Add" and _leaves(graph, reader) for reader in graph.consumers(node.key)):
             continue
         leaves = _leaves(graph, node) if is_tokens(graph, node.key) else None
-        if leaves and any(leaf.source not in ("position", "constant") for leaf in leaves):
+        if leaves and any(leaf.rows.kind == "input" for leaf in leaves):
             stored = [_stored(graph, leaf.table) for leaf in leaves]
             graph.redefine(
                 node,
                 "Embed",
                 [name for name, _ in stored],
                 scales=tuple(scale for _, scale in stored),
-                sources=tuple(leaf.source for leaf in leaves),
-                offsets=tuple(leaf.offset for leaf in leaves),
+                kinds=tuple(leaf.rows.kind for leaf in leaves),
+                sources=tuple(leaf.rows.source for leaf in leaves),
+                offsets=tuple(leaf.rows.offset for leaf in leaves),
             )
 
 
@@ -88,11 +88,11 @@ def _leaf(graph: Graph, value: str, total: str) -> _Leaf | None:
     if shape is None or len(shape) != 2:
         return None
     if any(i.name == indices and i.dtype.kind == "i" and len(i.shape) == 2 for i in graph.inputs):
-        return _Leaf(table, indices, 0)
+        return _Leaf(table, Rows("input", indices))
     found = row_numbers(graph, indices)
-    if found is None or not 0 <= found[1] < shape[0]:
+    if found is None or not 0 <= found.offset < shape[0]:
         return None
-    return _Leaf(table, *found)
+    return _Leaf(table, found)
 
 
 def _constant_leaf(graph: Graph, value: str, constant: Array, total: str) -> _Leaf | None:
@@ -103,10 +103,10 @@ def _constant_leaf(graph: Graph, value: str, constant: Array, total: str) -> _Le
     if rows.shape[1] != size or (constant.ndim == 3 and constant.shape[0] != 1) or constant.ndim > 3:
         return None
     if rows.shape[0] == 1:
-        return _Leaf(graph.add_constant(value, rows.astype(np.float32)), "constant", 0)
+        return _Leaf(graph.add_constant(value, rows.astype(np.float32)), Rows("constant"))
     if lengths != {rows.shape[0]}:
         return None
-    return _Leaf(graph.add_constant(value, rows.astype(np.float32)), "position", 0)
+    return _Leaf(graph.add_constant(value, rows.astype(np.float32)), Rows("position"))
 
 
 def table_shape(graph: Graph, table: str) -> tuple[int, ...] | None:

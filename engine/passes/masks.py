@@ -65,11 +65,11 @@ def _longest(graph: Graph) -> int:
     """The tokens that the position tables allow, up to `_LONGEST`: a mask may hide what is further away than some."""
     sizes = [_LONGEST]
     for node in graph.each("Embed"):
-        sources = cast("tuple[str, ...]", node.attributes["sources"])
+        kinds = cast("tuple[str, ...]", node.attributes["kinds"])
         offsets = cast("tuple[int, ...]", node.attributes["offsets"])
-        for name, source, offset in zip(node.inputs, sources, offsets, strict=True):
-            if source == "position":
-                sizes.append(len(graph.constants[name]) - offset)
+        for name, kind, offset in zip(node.inputs, kinds, offsets, strict=True):
+            if kind in ("position", "counted"):
+                sizes.append(len(graph.constants[name]) - offset - (kind == "counted"))
     return min(sizes)
 
 

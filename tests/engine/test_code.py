@@ -35,7 +35,9 @@ BATCH: Final = np.random.default_rng(1).integers(0, 100, (len(LENGTHS), max(LENG
 DEPTHS: Final = (1, 3, 4, 5, 64, 1020, 1024, 1030, 4096, 5000)
 ROWS: Final = (1, 3, 8, 24, 28, 29, 40, 56, 57, 64, 100, 120, 160)
 KEPT: Final = (0, 0.01, 0.2, 1)
-OPTIONS: Final = itertools.product(("none", "gelu", "relu", "tanh"), (None, Quantization(0.02, 100)), (0, 128, 255))
+OPTIONS: Final = itertools.product(
+    ("none", "gelu", "relu", "tanh", "gelu_tanh"), (None, Quantization(0.02, 100)), (0, 128, 255)
+)
 CASES: Final = list(zip(itertools.product(DEPTHS, KEPT), itertools.cycle(ROWS), itertools.cycle(OPTIONS), strict=False))
 
 
@@ -123,7 +125,7 @@ def test_sums_of_special_weights_are_exact(weight: Array) -> None:
 
 @needs_code
 @pytest.mark.parametrize("scale", [1e-30, 0.9, 1.1, 1e30, np.inf, np.nan])
-@pytest.mark.parametrize("activation", ["none", "gelu"])
+@pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh"])
 def test_bytes_of_values_that_no_integer_holds_are_those_of_the_other_layouts(scale: float, activation: str) -> None:
     weight = np.full((56, 64), 127)
     weight[:28] = -128

@@ -107,11 +107,19 @@ SPW_FUNCTION vf vf_tanh(vf x) {
   return vf_where_less(magnitude, vf_set1(0.625f), near, far);
 }
 
+/* x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) */
+SPW_INLINE vf vf_gelu_tanh(vf x) {
+  vf half = vf_mul(x, vf_set1(0.5f));
+  vf inner = vf_fma(vf_mul(x, x), vf_set1(0.0356774081f), vf_set1(0.797884561f));
+  return vf_fma(half, vf_tanh(vf_mul(x, inner)), half);
+}
+
 SPW_FUNCTION vf vf_activation(vf x, spw_activation activation) {
   switch (activation) {
     case SPW_GELU: return vf_gelu(x);
     case SPW_RELU: return vf_max(vf_set1(0.0f), x);
     case SPW_TANH: return vf_tanh(x);
+    case SPW_GELU_TANH: return vf_gelu_tanh(x);
     default: return x;
   }
 }

@@ -71,6 +71,7 @@ static __attribute__((noinline)) void linear_store(const spw_linear_u8 *step, ui
     case SPW_GELU: STORE_AS(SPW_GELU);
     case SPW_RELU: STORE_AS(SPW_RELU);
     case SPW_TANH: STORE_AS(SPW_TANH);
+    case SPW_GELU_TANH: STORE_AS(SPW_GELU_TANH);
     default: STORE_AS(SPW_NONE);
   }
 #undef STORE_AS

@@ -33,24 +33,55 @@ def _compile_first(model: str) -> None:
 @app.command()
 def run(
     model: ModelArgument,
-    question: Annotated[str, typer.Option("--question", "-q")],
-    context: Annotated[str, typer.Option("--context", "-c", help="the text that holds the answer; @FILE reads it")],
+    question: Annotated[str | None, typer.Option("--question", "-q")] = None,
+    context: Annotated[
+        str | None, typer.Option("--context", "-c", help="the text that holds the answer; @FILE reads it")
+    ] = None,
+    task: Annotated[str, typer.Option("--task", help="what else the model does, such as ner")] = "question_answering",
+    text: Annotated[str | None, typer.Option("--text", "-t", help="what another task reads; @FILE reads it")] = None,
+    labels: Annotated[str | None, typer.Option("--labels", help="zero-shot: the classes, commas between")] = None,
+    aggregation_strategy: Annotated[
+        str | None,
+        typer.Option("--aggregation_strategy", "--aggregation-strategy", help="ner: none, simple, first, average, max"),
+    ] = None,
     num_cores: Annotated[int | None, typer.Option("--num_cores", "--num-cores", min=1)] = None,
 ) -> None:
-    """Answer one question.
+    """Answer one question, or do what another task does with one text.
 
     Example: zoo run zoo:minilm-l6-animals-pruned80.4block_quantized -q "Who feeds the otters?" -c @otters.txt
+    Example: zoo run my-model --task ner --aggregation_strategy first --text "Ada Lovelace lived in London."
+    Example: zoo run my-model --task zero_shot_text_classification --text @mail.txt --labels "praise,complaint"
     """
     import engine
+    from engine.pipelines.plain_text import plain_text
 
-    text = Path(context[1:]).read_text("utf-8") if context.startswith("@") else context
+    given = {"--question": question, "--context": context, "--text": text, "--labels": labels}
+    fields = _request_fields(task, {flag: _read(value) for flag, value in _given(given).items()})
+    options = _given({"num_cores": num_cores, "aggregation_strategy": aggregation_strategy})
     with waiting(_LOADING):
-        pipeline = engine.Pipeline.create("question_answering", model, num_cores=num_cores)
+        pipeline = engine.Pipeline.create(task, model, **options)
     with pipeline:
-        answer = pipeline(question=question, context=text)
-    Output.emit(
-        answer.model_dump(), f"{answer.answer}   (score {answer.score:.3f}, characters {answer.start}-{answer.end})"
-    )
+        answer = pipeline(**fields)
+    Output.emit(answer.model_dump(), plain_text(answer))
+
+
+def _read(value: str) -> str:
+    return Path(value[1:]).read_text("utf-8") if value.startswith("@") else value
+
+
+def _request_fields(task: str, given: Mapping[str, str]) -> dict[str, str]:
+    """Return the task's request of the flags that hold it."""
+    from engine.errors import PipelineError
+    from engine.pipelines.tasks import find_task
+
+    try:
+        kind = find_task(task)
+    except PipelineError as error:
+        raise typer.BadParameter(str(error)) from None
+    flags = {name: f"--{name}" if name in ("question", "context", "labels") else "--text" for name in kind.form_fields}
+    if given.keys() != set(flags.values()):
+        raise typer.BadParameter(f"{kind.task} takes {' and '.join(flags.values())}, and no other text")
+    return {name: given[flag] for name, flag in flags.items()}
 
 
 @app.command()
@@ -199,6 +230,8 @@ def serve(
     """
     from engine.server import serve as run_server
 
+    if model and model_path and model != model_path:
+        raise typer.BadParameter(f"MODEL is {model}, but --model_path is {model_path}; give one of them")
     endpoint = {"task": task, "model": model_path or model, "batch_size": batch_size}
     cores = {"num_cores": num_cores, "num_workers": num_workers}
     flags = {**cores, "host": host, "port": port, "log_level": log_level, "integration": integration}

@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AliasChoices, Field
+from pydantic import Field
 
 from engine.errors import ModelError, PipelineError
-from engine.pipelines.pipeline import Outputs, Pipeline, Schema, Text
+from engine.pipelines.pipeline import Outputs, Pipeline, Schema, SequenceLength, Text
 from engine.pipelines.text_rows import DEFAULT_LENGTH, TextEncoder, TextRow
 
 
@@ -23,9 +23,7 @@ class EmbeddingRequest(Schema):
 class EmbeddingOptions(Schema):
     """`extraction_strategy`: how token vectors become one; `normalize` scales it to length 1."""
 
-    max_seq_length: int | None = Field(
-        default=None, ge=4, validation_alias=AliasChoices("max_seq_length", "sequence_length")
-    )
+    max_seq_length: SequenceLength = None
     extraction_strategy: Literal["reduce_mean", "reduce_max", "cls_token"] = "reduce_mean"
     normalize: bool = False
 

@@ -35,6 +35,16 @@ class ModelFolder:
         padding = self.config.get("pad_token_id")
         return rows - padding - 1 if roberta and isinstance(padding, int) else rows
 
+    def label(self, index: int) -> str:
+        """Return what config.json calls a classifier's output `index`, or LABEL_index."""
+        return self.labels().get(index, f"LABEL_{index}")
+
+    def labels(self) -> dict[int, str]:
+        """Return the names of a classifier's outputs that config.json gives."""
+        names = self.config.get("id2label")
+        rows = names.items() if isinstance(names, dict) else ()
+        return {int(index): str(name) for index, name in rows if str(index).isdecimal()}
+
     def tokenizer(self) -> Tokenizer:
         """Read tokenizer.json. Raises PipelineError naming what to do when it is missing or damaged."""
         path = self.path / TOKENIZER

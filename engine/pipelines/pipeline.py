@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from tokenizers import Tokenizer
 
 from engine.errors import PipelineError
@@ -39,6 +39,24 @@ def _encodable(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_encodable)]
 """A text that UTF-8 can carry: Python strings can hold more."""
+
+Texts = Annotated[list[Text], Field(fail_fast=True)]
+"""A list of them, of which the first wrong one is named: a request may hold very many."""
+
+
+def _longest_bucket(value: object) -> object:
+    """The originals' list of lengths asked for one engine each; here every length up to the longest runs."""
+    if isinstance(value, list) and value and all(isinstance(length, int) for length in value):
+        return max(value)
+    return value
+
+
+SequenceLength = Annotated[
+    int | None,
+    BeforeValidator(_longest_bucket),
+    Field(ge=4, validation_alias=AliasChoices("max_seq_length", "sequence_length")),
+]
+"""The option `max_seq_length`, in tokens, under both of its names; None for the task's default."""
 
 RequestT = TypeVar("RequestT", bound=Schema)
 OptionsT = TypeVar("OptionsT", bound=Schema)
@@ -83,10 +101,10 @@ class Pipeline(ABC, Generic[RequestT, OptionsT, ResultT]):
     ) -> Pipeline[Any, Any, Any]:
         """Load a model folder, or a `zoo:` stub, for a task; `close` it, or use it in a `with` block.
 
-        `task`: question_answering (qa), text_classification, embedding; case, `-`, `_` and spaces don't
-        matter. `num_streams` calls run side by side, each on its share of the `num_cores`. `batch_size`: most
-        sequences in one engine run, None for as many as fit a fixed memory. `engine_type`: sparrow or
-        onnxruntime. `options` are the task's own.
+        `task`: question_answering (qa), text_classification, token_classification (ner),
+        zero_shot_text_classification, embedding; case, `-`, `_` and spaces don't matter. `num_streams` calls run
+        side by side, each on its share of the `num_cores`. `batch_size`: most sequences in one engine run, None for
+        as many as fit a fixed memory. `engine_type`: sparrow or onnxruntime. `options` are the task's own.
 
         Raises PipelineError for an unknown task, engine or option and for missing files, ModelError for a
         model file that the engine can't run.
@@ -138,6 +156,10 @@ class Pipeline(ABC, Generic[RequestT, OptionsT, ResultT]):
         if isinstance(fields, self.request_type):
             return fields
         return _checked(self.request_type, fields, f"request for {self.task}")
+
+    def count(self, fields: Mapping[str, Any]) -> int:
+        """Return how many texts a request, which need not be checked yet, asks about: its longest list's, or 1."""
+        return max([1, *(len(value) for value in fields.values() if isinstance(value, list))])
 
     def run(self, requests: Sequence[RequestT], stop: Callable[[], bool] | None = None) -> list[ResultT]:
         """Answer checked requests together; `stop` is asked before each engine run.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AliasChoices, BeforeValidator, Field
+from pydantic import AliasChoices, Field
 
 from engine.errors import ModelError, PipelineError
-from engine.pipelines.pipeline import Outputs, Pipeline, Schema, Text
+from engine.pipelines.pipeline import Outputs, Pipeline, Schema, SequenceLength, Text
 from zoo.answers import (
     DOC_STRIDE,
     MAX_ANSWER_LENGTH,
@@ -20,13 +20,6 @@ from zoo.answers import (
     best_answers,
     make_windows,
 )
-
-
-def _longest_bucket(value: object) -> object:
-    """The originals' list of lengths asked for one engine each; here every length up to the longest runs."""
-    if isinstance(value, list) and value and all(isinstance(length, int) for length in value):
-        return max(value)
-    return value
 
 
 class QuestionAnsweringRequest(Schema):
@@ -44,9 +37,7 @@ class QuestionAnsweringOptions(Schema):
     and changes nothing: padding never changes an answer.
     """
 
-    max_seq_length: Annotated[int | None, BeforeValidator(_longest_bucket)] = Field(
-        default=None, ge=8, validation_alias=AliasChoices("max_seq_length", "sequence_length")
-    )
+    max_seq_length: SequenceLength = Field(default=None, ge=8)
     doc_stride: int = Field(default=DOC_STRIDE, ge=0)
     max_question_length: int = Field(default=MAX_QUESTION_LENGTH, ge=1)
     max_answer_length: int = Field(default=MAX_ANSWER_LENGTH, ge=1)

@@ -10,10 +10,14 @@ from engine.pipelines.embedding import EmbeddingPipeline
 from engine.pipelines.pipeline import Pipeline
 from engine.pipelines.question_answering import QuestionAnsweringPipeline
 from engine.pipelines.text_classification import TextClassificationPipeline
+from engine.pipelines.token_classification import TokenClassificationPipeline
+from engine.pipelines.zero_shot_text_classification import ZeroShotPipeline
 
 TASKS: tuple[type[Pipeline[Any, Any, Any]], ...] = (
     QuestionAnsweringPipeline,
     TextClassificationPipeline,
+    TokenClassificationPipeline,
+    ZeroShotPipeline,
     EmbeddingPipeline,
 )
 

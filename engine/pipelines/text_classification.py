@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AliasChoices, Field, Strict
+from pydantic import Field, Strict
 
-from engine.errors import ModelError, PipelineError
-from engine.pipelines.pipeline import Outputs, Pipeline, Schema, Text
+from engine.errors import ModelError
+from engine.pipelines.logits import logits_output, softmax
+from engine.pipelines.pipeline import Outputs, Pipeline, Schema, SequenceLength, Text
 from engine.pipelines.text_rows import DEFAULT_LENGTH, TextEncoder, TextRow
 
 # JSON has no tuples, so a list must do for one.
@@ -30,9 +31,7 @@ class TextClassificationRequest(Schema):
 class TextClassificationOptions(Schema):
     """`max_seq_length`: tokens of a text that are read, default 128. `top_k`: labels returned for a text."""
 
-    max_seq_length: int | None = Field(
-        default=None, ge=4, validation_alias=AliasChoices("max_seq_length", "sequence_length")
-    )
+    max_seq_length: SequenceLength = None
     top_k: int = Field(default=1, ge=1)
 
 
@@ -58,14 +57,10 @@ class TextClassificationPipeline(
     def prepare(self) -> None:
         """Size the token rows by the options and the model."""
         self._encoder = TextEncoder(self.tokenizer, self.longest(self.options.max_seq_length, DEFAULT_LENGTH))
-        labels = self.folder.config.get("id2label")
-        self._labels = {str(key): str(value) for key, value in labels.items()} if isinstance(labels, dict) else {}
 
     def choose_outputs(self, names: Sequence[str]) -> tuple[str, ...]:
         """Take the output `logits`, or the only one."""
-        if "logits" in names or len(names) == 1:
-            return ("logits",) if "logits" in names else tuple(names)
-        raise PipelineError(f"the model's outputs are {list(names)}; {self.task} needs logits")
+        return logits_output(names, self.task)
 
     def encode(self, request: TextClassificationRequest, /) -> list[TextRow]:
         """Make one row for each text."""
@@ -83,8 +78,6 @@ class TextClassificationPipeline(
     def _rank(self, logits: NDArray[np.float32]) -> tuple[list[str], list[float]]:
         if logits.ndim != 1 or not np.isfinite(logits).all():
             raise ModelError(f"{self.folder.model} gives no logits, one finite number a label, but {logits.shape}")
-        exponents = np.exp(logits.astype(np.float64) - logits.max())
-        order = np.argsort(-exponents, kind="stable")[: self.options.top_k].tolist()
-        probabilities = exponents / exponents.sum()
-        labels = [self._labels.get(str(index), f"LABEL_{index}") for index in order]
-        return labels, [float(probabilities[index]) for index in order]
+        probabilities = softmax(logits)
+        order = np.argsort(-probabilities, kind="stable")[: self.options.top_k].tolist()
+        return [self.folder.label(index) for index in order], probabilities[order].tolist()

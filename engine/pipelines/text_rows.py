@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,18 +25,27 @@ class TextRow:
 
 
 class TextEncoder:
-    """Encodes texts up to `length` tokens. It owns its tokenizer, so that no caller changes the truncation."""
+    """Encodes texts up to `length` tokens. It owns its tokenizer, so that no caller changes the truncation.
 
-    def __init__(self, tokenizer: Tokenizer, length: int) -> None:
+    `cut`: which part of a pair is cut, the longer one first or only the first one.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, length: int, cut: Literal["longest_first", "only_first"] = "longest_first"
+    ) -> None:
         special = tokenizer.num_special_tokens_to_add(True)
         if length < special + 2:
             raise PipelineError(f"sequence length {length} is too short; this tokenizer needs at least {special + 2}")
-        self._tokenizer = tokenizer
-        self._tokenizer.enable_truncation(length)
+        self._tokenizer, self._length = tokenizer, length
+        self._tokenizer.enable_truncation(length, strategy=cut)
 
     def __call__(self, texts: Sequence[str | tuple[str, str]]) -> list[TextRow]:
-        """Encode each text, or pair; of a pair, the longer part is cut first."""
+        """Encode each text, or pair. Raises PipelineError when the part that isn't cut leaves no room."""
+        try:
+            encodings = self._tokenizer.encode_batch(list(texts))
+        except Exception as error:  # the Rust binding raises bare Exception
+            raise PipelineError(f"a pair of texts can't be cut to {self._length} tokens: {error}") from error
         return [
             TextRow(*(np.array(values, np.int64) for values in (found.ids, found.attention_mask, found.type_ids)))
-            for found in self._tokenizer.encode_batch(list(texts))
+            for found in encodings
         ]

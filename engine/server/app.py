@@ -66,8 +66,15 @@ class Service:
         await asyncio.to_thread(self.close)
 
     async def answer(self, endpoint: Endpoint, request: Request) -> Response:
-        """Answer one HTTP request. Raises HttpError, and ClientDisconnect when nobody waits for the answer."""
-        body = await self.body(request)
+        """Answer one HTTP request of JSON. Raises HttpError, PipelineError, ClientDisconnect."""
+        answer = await self.ask(endpoint, await self.body(request), request)
+        return Response(answer, media_type="application/json")
+
+    async def ask(self, endpoint: Endpoint, body: bytes, request: Request) -> bytes:
+        """Return the answer's JSON to that of `request`, which has been read.
+
+        Raises HttpError, PipelineError, and ClientDisconnect when nobody waits for the answer.
+        """
         answer = asyncio.create_task(endpoint.answer(body, self.workers, self.settings.request_timeout_s))
         gone = asyncio.create_task(_disconnected(request))
         try:
@@ -77,7 +84,7 @@ class Service:
             answer.cancel()
         if answer not in done:
             raise ClientDisconnect
-        return Response(answer.result(), media_type="application/json")
+        return answer.result()
 
     async def body(self, request: Request) -> bytes:
         """Read the body. Raises HttpError 413 over the limit, 408 when it comes too slowly; ClientDisconnect."""

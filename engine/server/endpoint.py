@@ -32,6 +32,8 @@ class Endpoint:
         self.kind = find_task(settings.task)
         self._options = settings.options(num_cores, num_streams)
         Pipeline.check(settings.task, settings.model, **self._options)
+        # What the options fix isn't asked for in each request.
+        self.form_fields = [name for name in self.kind.form_fields if self._options.get(name) is None]
         self.state: State = "loading"
         self.problem: str | None = None
         self._pipeline: Pipeline[Any, Any, Any] | None = None
@@ -60,9 +62,10 @@ class Endpoint:
         """
         pipeline = self.pipeline()
         document = parse(body)
-        requests = self._requests(document if isinstance(document, list) else [document], isinstance(document, list))
+        several = isinstance(document, list)
+        requests = self._requests(pipeline, document if isinstance(document, list) else [document], several)
         results = await workers.run(lambda stop: pipeline.run(requests, stop), timeout_s)
-        return to_json(results if isinstance(document, list) else results[0])
+        return to_json(results if several else results[0])
 
     def pipeline(self) -> Pipeline[Any, Any, Any]:
         """Return the loaded pipeline. Raises HttpError 503 while there is none."""
@@ -72,8 +75,8 @@ class Endpoint:
             raise HttpError(503, f"model {self.name} can't be served; GET /v2/models/{self.name} says why")
         return self._pipeline
 
-    def _requests(self, rows: list[object], numbered: bool) -> list[Schema]:
-        count = sum(map(_texts, rows))
+    def _requests(self, pipeline: Pipeline[Any, Any, Any], rows: list[Any], numbered: bool) -> list[Schema]:
+        count = sum(pipeline.count(row) if isinstance(row, dict) else 1 for row in rows)
         if not 1 <= count <= MOST_TEXTS:
             raise HttpError(422, f"{count} texts; send 1 to {MOST_TEXTS} at once, in one request or in several")
         requests, problems = [], []
@@ -103,12 +106,6 @@ def parse(body: bytes) -> object:
         raise HttpError(400, f"the body isn't JSON: {error}") from None
 
 
-def _texts(row: object) -> int:
-    """The texts of a request that isn't checked yet: the entries of its longest list, or 1."""
-    values = row.values() if isinstance(row, dict) else ()
-    return max([1, *(len(value) for value in values if isinstance(value, list))])
-
-
 def _problems(error: ValidationError, place: list[int]) -> list[dict[str, Any]]:
     rows = error.errors(include_input=False, include_url=False, include_context=False)
-    return [{"field": ".".join(map(str, (*place, *row["loc"]))), "problem": row["msg"]} for row in rows]
+    return [{"field": ".".join(map(str, (*place, *row["loc"]))) or "request", "problem": row["msg"]} for row in rows]

@@ -12,8 +12,10 @@ from urllib.parse import parse_qs
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse
 
+from engine.errors import PipelineError
 from engine.server.endpoint import Endpoint
 from engine.server.errors import HttpError
+from engine.server.shown import shown
 
 if TYPE_CHECKING:
     from engine.server.app import Service
@@ -39,11 +41,11 @@ def add_pages(app: FastAPI, service: Service) -> None:
         fields = _fields(await service.body(request))
         endpoint = _chosen(service, fields.pop("model", None))
         try:
-            body = json.dumps(fields).encode()
-            answer = await endpoint.answer(body, service.workers, service.settings.request_timeout_s)
-        except HttpError as error:
-            return _form(service, endpoint, fields, _problem(error), error.status)
-        return _form(service, endpoint, fields, _result(json.loads(answer), fields))
+            answer = await service.ask(endpoint, json.dumps(fields).encode(), request)
+        except (HttpError, PipelineError) as error:
+            told = error if isinstance(error, HttpError) else HttpError(422, str(error))
+            return _form(service, endpoint, fields, _problem(told), told.status)
+        return _form(service, endpoint, fields, shown(endpoint.kind.task, json.loads(answer), fields))
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:
@@ -89,7 +91,7 @@ def _form(service: Service, endpoint: Endpoint, fields: dict[str, str], result: 
         task=escape(endpoint.kind.task.replace("_", " ")),
         state=endpoint.state,
         models=" ".join(_link(name) for name in service.endpoints) if len(service.endpoints) > 1 else "",
-        inputs="\n".join(_input(name, fields.get(name, "")) for name in endpoint.kind.form_fields),
+        inputs="\n".join(_input(name, fields.get(name, "")) for name in endpoint.form_fields),
         result=result,
     )
     return HTMLResponse(page, status, headers=_HEADERS)
@@ -101,18 +103,9 @@ def _link(name: str) -> str:
 
 def _input(name: str, value: str) -> str:
     # A newline straight after <textarea> is dropped by the browser, so one is given up here.
-    rows = 2 if name == "question" else 8
+    rows = 2 if name in ("question", "labels") else 8
     area = f'<textarea id="{name}" name="{name}" rows="{rows}" required>\n{escape(value)}</textarea>'
     return f'<label for="{name}">{name.capitalize()}</label>\n{area}'
-
-
-def _result(answer: dict[str, Any], fields: dict[str, str]) -> str:
-    if "answer" in answer and "context" in fields:
-        context, start, end = fields["context"], answer["start"], answer["end"]
-        marked = f"{escape(context[:start])}<mark>{escape(context[start:end])}</mark>{escape(context[end:])}"
-        said = escape(answer["answer"]) or "no answer"
-        return f'<p class="answer">{said}</p><p>score {answer["score"]:.3f}</p><p class="context">{marked}</p>'
-    return f"<pre>{escape(json.dumps(answer, indent=1, ensure_ascii=False)[:20_000])}</pre>"
 
 
 def _problem(error: HttpError) -> str:

@@ -3,53 +3,31 @@
 const form = document.querySelector("form");
 const result = document.getElementById("result");
 
-function paragraph(text, kind) {
+function problem(text) {
   const element = document.createElement("p");
+  element.className = "problem";
   element.textContent = text;
-  if (kind) element.className = kind;
   return element;
 }
 
-// Offsets count Unicode characters, JavaScript strings count UTF-16 units.
-function marked(context, start, end) {
-  const characters = Array.from(context);
-  const element = paragraph(characters.slice(0, start).join(""), "context");
-  const mark = document.createElement("mark");
-  mark.textContent = characters.slice(start, end).join("");
-  element.append(mark, characters.slice(end).join(""));
-  return element;
-}
-
-function shown(answer, fields) {
-  if ("answer" in answer && "context" in fields) {
-    const score = paragraph(`score ${answer.score.toFixed(3)}`);
-    return [paragraph(answer.answer || "no answer", "answer"), score, marked(fields.context, answer.start, answer.end)];
+// The answer's page is the one that a browser without scripts gets; only its result is put in place here.
+async function ask() {
+  const response = await fetch(form.action, { method: "POST", body: new URLSearchParams(new FormData(form)) });
+  const text = await response.text();
+  if (!response.headers.get("Content-Type").startsWith("text/html")) {
+    return [problem(JSON.parse(text).error.message)];
   }
-  const element = document.createElement("pre");
-  element.textContent = JSON.stringify(answer, null, 1).slice(0, 20000);
-  return [element];
-}
-
-async function ask(fields) {
-  const response = await fetch(`/predict/${form.dataset.model}`, {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(fields),
-  });
-  const answer = await response.json();
-  if (!response.ok) return [paragraph(answer.error.message, "problem")];
-  return shown(answer, fields);
+  return new DOMParser().parseFromString(text, "text/html").getElementById("result").childNodes;
 }
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const { model, ...fields } = Object.fromEntries(new FormData(form));
   const button = form.querySelector("button");
   button.disabled = true;
   try {
-    result.replaceChildren(...(await ask(fields)));
+    result.replaceChildren(...(await ask()));
   } catch (error) {
-    result.replaceChildren(paragraph(`The server can't be reached: ${error.message}`, "problem"));
+    result.replaceChildren(problem(`The server can't be reached: ${error.message}`));
   } finally {
     button.disabled = false;
   }

@@ -7,6 +7,7 @@ starts an answer at `START_WORD` and ends it at `END_WORD`, the classifier finds
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +173,15 @@ def text_classification_model(folder: Path) -> Path:
     graph.add("Add", graph.add("MatMul", first, head), graph.weight([0.5, -0.5]), out="logits")
     labels = {"0": "negative", "1": "positive"}
     return _save(folder, graph, {"logits": ["batch", 2]}, tokenizer, id2label=labels)
+
+
+def token_classification_model(folder: Path, labels: Mapping[str, str] | None = None) -> Path:
+    """Write a model that gives each of some words its label, and O to all others."""
+    named = labels or {START_WORD: "B-LOC", END_WORD: "B-TIME", "mat": "I-THING"}
+    tokenizer = tiny_tokenizer()
+    graph, words, x = _encoder(tokenizer)
+    found = _look_for(graph, x, words, [tokenizer.token_to_id(word) for word in named])
+    spread = graph.weight(np.eye(len(named), len(named) + 1, 1))
+    graph.add("Add", graph.add("MatMul", found, spread), graph.weight([3.0, *(0.0 for _ in named)]), out="logits")
+    names = dict(enumerate(["O", *named.values()]))
+    return _save(folder, graph, {"logits": ["batch", "sequence", len(names)]}, tokenizer, id2label=names)

@@ -6,12 +6,13 @@ from sqlalchemy.engine import Connection
 
 from alembic import context
 from registry.db import Database
+from registry.migrate import alone
 from registry.settings import Settings
 from registry.tables import Base, is_declared
 
 
 def run(connection: Connection) -> None:
-    """Runs what the alembic command asked for, in the caller's transaction."""
+    """Runs what the alembic command asked for: in the caller's transaction, on PostgreSQL in one for each revision."""
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
@@ -19,6 +20,7 @@ def run(connection: Connection) -> None:
         include_name=is_declared,
         render_as_batch=connection.dialect.name == "sqlite",
         transactional_ddl=True,
+        transaction_per_migration=connection.dialect.name == "postgresql",
     )
     with context.begin_transaction():
         context.run_migrations()
@@ -33,7 +35,7 @@ def main() -> None:
         run(given)
         return
     database = Database(Settings.load().database)
-    with database.exclusive() as connection:
+    with alone(database) as connection:
         run(connection)
 
 

@@ -21,12 +21,13 @@ from registry.terms import BOUNDS, FACETS, listing_terms, search_terms, words
 from zoo.stub import PREFIX
 
 BLOCK_BITS = (9, 13, 17, 21)  # sizes of the blocks of ids that PostgreSQL's index of terms knows, as powers of 2
-_BATCH = 100  # listings made at once; each reads a manifest of up to megabytes
+BATCH = 100  # listings made at once; each reads a manifest of up to megabytes
 _EQUAL = (*FACETS, "quantized")
 _CASELESS = "license"  # as SPDX matches its identifiers
 _LISTINGS = Listing.__table__
 _FTS = sql_table(FTS_TABLE, Column("rowid", Integer))
 _BLOCKS = ", ".join(f"'=b{bits}=' || (listings.model_id >> {bits})::text" for bits in BLOCK_BITS)
+_UNLISTED = ~exists().where(Listing.model_id == Tag.model_id)
 INDEXED: ColumnElement[Any] = literal_column(f"(listings.terms || array_to_tsvector(ARRAY[{_BLOCKS}]))")
 
 
@@ -46,16 +47,25 @@ def refresh(session: Session, model_id: int) -> None:
 
 def complete(session: Session, report: Report = silent) -> None:
     """Makes the listings that models lack, as after a migration."""
-    lacking = select(Tag.model_id).where(Tag.tag == LATEST, ~exists().where(Listing.model_id == Tag.model_id))
-    found = session.scalars(lacking).all()
-    for start in range(0, len(found), _BATCH):
+    found = lacking(session)
+    for start in range(0, len(found), BATCH):
         report("listings", start, len(found))
-        versions = session.scalars(_latest().where(Tag.model_id.in_(found[start : start + _BATCH]))).all()
-        latencies = _latencies(session, [version.id for version in versions])
-        session.add_all(_listing(version, latencies) for version in versions)
-        session.flush()
+        fill(session, found[start : start + BATCH])
         session.expunge_all()
     report("listings", len(found), len(found))
+
+
+def lacking(session: Session) -> Sequence[int]:
+    """The models that lack their listing."""
+    return session.scalars(select(Tag.model_id).where(Tag.tag == LATEST, _UNLISTED)).all()
+
+
+def fill(session: Session, model_ids: Sequence[int]) -> None:
+    """Makes the listings that these models still lack."""
+    versions = session.scalars(_latest().where(Tag.model_id.in_(model_ids), _UNLISTED)).all()
+    latencies = _latencies(session, [version.id for version in versions])
+    session.add_all(_listing(version, latencies) for version in versions)
+    session.flush()
 
 
 def _latest() -> Select[Version]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlalchemy as sa
+
 from alembic import op
 
 revision = "0004"
@@ -13,6 +15,7 @@ WITH_BLOCKS = """terms || array_to_tsvector(ARRAY[
     '=b9=' || (model_id >> 9)::text, '=b13=' || (model_id >> 13)::text,
     '=b17=' || (model_id >> 17)::text, '=b21=' || (model_id >> 21)::text
 ])"""
+IS_WHOLE = sa.text("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('ix_listings_fresh')")
 
 
 def upgrade() -> None:
@@ -26,9 +29,22 @@ def downgrade() -> None:
 
 
 def _index_terms(expression: str) -> None:
-    """Searches go on while the index is made, a minute or more for a million listings; dropping one locks them out."""
-    if op.get_bind().dialect.name == "postgresql":
-        op.execute("SET LOCAL maintenance_work_mem = '256MB'")
-        op.execute(f"CREATE INDEX ix_listings_fresh ON listings USING gin ({expression}) WITH (fastupdate = off)")
-        op.execute("DROP INDEX ix_listings_terms")
-        op.execute("ALTER INDEX ix_listings_fresh RENAME TO ix_listings_terms")
+    """Searches and writers go on while the index is made, a minute or more for a million listings.
+
+    What an interrupted call has left is taken if it is whole, and made again if it isn't.
+    """
+    if op.get_bind().dialect.name != "postgresql":
+        return
+    with op.get_context().autocommit_block():
+        op.execute("SET lock_timeout = 0")  # older transactions, such as a backup's, are waited for until they end
+        op.execute("SET maintenance_work_mem = '256MB'")
+        if not op.get_bind().scalar(IS_WHOLE):
+            op.execute("DROP INDEX CONCURRENTLY IF EXISTS ix_listings_fresh")
+            op.execute(
+                "CREATE INDEX CONCURRENTLY ix_listings_fresh ON listings "
+                f"USING gin ({expression}) WITH (fastupdate = off)"
+            )
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS ix_listings_terms")
+        op.execute("RESET maintenance_work_mem")
+        op.execute("RESET lock_timeout")
+    op.execute("ALTER INDEX ix_listings_fresh RENAME TO ix_listings_terms")

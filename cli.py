@@ -140,6 +140,11 @@ def legacy_train_question_answering() -> NoReturn:
     main(["train", "question-answering", *sys.argv[1:]])
 
 
+def legacy_train_text_classification() -> NoReturn:
+    """sparseml.transformers.train.text_classification, with its flags."""
+    main(["train", "text-classification", *sys.argv[1:]])
+
+
 def legacy_export_onnx() -> NoReturn:
     """sparseml.transformers.export_onnx --model_path DIR --task TASK."""
     main(["legacy-export-onnx", *sys.argv[1:]])
@@ -163,7 +168,7 @@ def legacy_download() -> NoReturn:
 @app.command("legacy-export-onnx", hidden=True)
 def _export_onnx(
     model_path: Annotated[Path, typer.Option("--model_path", "--model-path")],
-    task: Annotated[str, typer.Option()] = "question_answering",
+    task: Annotated[str | None, typer.Option()] = None,
     sequence_length: Annotated[int | None, typer.Option("--sequence_length", "--sequence-length")] = None,
 ) -> None:
     """The exported graph takes every sequence length, so --sequence_length has no effect."""

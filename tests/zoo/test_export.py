@@ -227,7 +227,7 @@ def test_row_81_a_model_that_differs_is_not_written(
     shutil.copytree(dense, folder)
     before = (folder / "deployment" / "model.onnx").read_bytes()
 
-    def bent(model: PreTrainedModel, names: tuple[str, ...], path: Path) -> None:
+    def bent(model: PreTrainedModel, names: tuple[str, ...], path: Path, outputs: tuple[str, ...]) -> None:
         program = onnx.load(dense / "deployment" / "model.onnx")
         weight = next(t for t in program.graph.initializer if numpy_helper.to_array(t).shape == (32, 64))
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 1.1, weight.name))

@@ -25,11 +25,22 @@ def train_question_answering(context: typer.Context) -> None:
     raise typer.Exit(train(list(context.args)))
 
 
+@train_app.command("text-classification", context_settings=PASS_THROUGH)
+@train_app.command("text_classification", context_settings=PASS_THROUGH, hidden=True)
+def train_text_classification(context: typer.Context) -> None:
+    """Fine-tune on labelled texts; takes the flags of the Hugging Face example script, and --help."""
+    from zoo.train.tasks.text_classification import main as train
+
+    raise typer.Exit(train(list(context.args)))
+
+
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a trained folder")],
     out: Annotated[Path | None, typer.Option(help="the deployment folder; DIR/deployment by default")] = None,
-    task: Annotated[str, typer.Option()] = "question_answering",
+    task: Annotated[
+        str | None, typer.Option(help="question_answering or text_classification; by default what DIR was trained for")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace the deployment folder whatever it holds, except DIR itself")
     ] = False,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
@@ -18,10 +18,10 @@ _RENAMED = {
     "no_cuda": "use_cpu",
     "per_gpu_train_batch_size": "per_device_train_batch_size",
 }
-_HELP = "zoo train question-answering --help lists the flags"
 
 
-def _flag(default: Any, text: str) -> Any:
+def flag(default: Any, text: str) -> Any:
+    """Return the field of a flag with its default and its line of help."""
     return field(default=default, metadata={"help": text})
 
 
@@ -30,60 +30,67 @@ class ModelArguments:
     """Which model, teacher and recipe."""
 
     model_name_or_path: str = field(metadata={"help": "folder or zoo: stub of the model to start from"})
-    distill_teacher: str | None = _flag(None, "folder or zoo: stub of the teacher, or self, or disable")
-    recipe: str | None = _flag(None, "recipe: a file, a zoo: stub, or the text itself")
-    recipe_args: str | None = _flag(None, "variables of the recipe to replace: JSON, or k=v,k2=v2")
-    tokenizer_name: str | None = _flag(None, "folder or zoo: stub of the tokenizer, if not the model's own")
-    cache_dir: str | None = _flag(None, "where pulled models are kept; overrides ZOO_CACHE")
-    one_shot: bool = _flag(False, "apply the recipe without training")
-    remember_teacher: bool = _flag(True, "run the teacher once over the data, instead of once an epoch")
-    byte_dropout: bool = _flag(True, "draw dropout masks one byte an element: faster on CPUs")
-    dropout: float | None = _flag(None, "dropout rate instead of the model's own; 0 suits students of few weights")
-    num_export_samples: int = _flag(0, "sample inputs and outputs to write beside the exported model")
-    export: bool = _flag(True, "export to <output_dir>/deployment when training is done")
-    config_name: str | None = _flag(None, "refused: a model is loaded with its own config")
-    model_revision: str | None = _flag(None, "refused: pin a stub with @ instead")
-    use_auth_token: bool = _flag(False, "accepted for old command lines; zoo auth login keeps the token")
+    distill_teacher: str | None = flag(None, "folder or zoo: stub of the teacher, or self, or disable")
+    recipe: str | None = flag(None, "recipe: a file, a zoo: stub, or the text itself")
+    recipe_args: str | None = flag(None, "variables of the recipe to replace: JSON, or k=v,k2=v2")
+    tokenizer_name: str | None = flag(None, "folder or zoo: stub of the tokenizer, if not the model's own")
+    cache_dir: str | None = flag(None, "where pulled models are kept; overrides ZOO_CACHE")
+    one_shot: bool = flag(False, "apply the recipe without training")
+    remember_teacher: bool = flag(True, "run the teacher once over the data, instead of once an epoch")
+    byte_dropout: bool = flag(True, "draw dropout masks one byte an element: faster on CPUs")
+    dropout: float | None = flag(None, "dropout rate instead of the model's own; 0 suits students of few weights")
+    num_export_samples: int = flag(0, "sample inputs and outputs to write beside the exported model")
+    export: bool = flag(True, "export to <output_dir>/deployment when training is done")
+    config_name: str | None = flag(None, "refused: a model is loaded with its own config")
+    model_revision: str | None = flag(None, "refused: pin a stub with @ instead")
+    use_auth_token: bool = flag(False, "accepted for old command lines; zoo auth login keeps the token")
+    use_fast_tokenizer: bool = flag(True, "accepted for old command lines; tokenizers are always fast ones")
 
 
 @dataclass
 class DataArguments:
-    """Which questions, and how they are cut into windows."""
+    """Which data, and how long its inputs are. Each task adds its own flags, and says what its files hold."""
 
-    dataset_name: str | None = _flag(None, "squad or another question-answering set of the datasets package")
-    dataset_config_name: str | None = _flag(None, "its configuration")
-    train_file: str | None = _flag(None, "SQuAD JSON, nested or flat")
-    validation_file: str | None = _flag(None, "SQuAD JSON, nested or flat")
-    test_file: str | None = _flag(None, "SQuAD JSON for --do_predict")
-    overwrite_cache: bool = _flag(False, "accepted for old command lines; nothing is cached")
-    preprocessing_num_workers: int | None = _flag(None, "accepted for old command lines; one process is enough")
-    max_seq_length: int = _flag(384, "tokens of a window, question and context together")
-    pad_to_max_length: bool = _flag(False, "pad every batch to max_seq_length instead of to its longest window")
-    doc_stride: int = _flag(128, "tokens that neighbouring windows share")
-    max_train_samples: int | None = _flag(None, "use only so many training questions")
-    max_eval_samples: int | None = _flag(None, "use only so many validation questions")
-    max_predict_samples: int | None = _flag(None, "use only so many test questions")
-    version_2_with_negative: bool = _flag(False, "questions may have no answer, as in SQuAD 2")
-    null_score_diff_threshold: float = _flag(0.0, "how much no answer must win by")
-    n_best_size: int = _flag(20, "answers kept for each question in eval_nbest_predictions.json")
-    max_answer_length: int = _flag(30, "longest answer, in tokens")
-    group_by_length: bool = _flag(True, "batch windows of like lengths")
+    command: ClassVar[str]  # of `zoo train`
+    set_flags: ClassVar[tuple[str, ...]] = ("--dataset_name",)  # that name a set of the datasets package
+
+    dataset_name: str | None = flag(None, "a set of the datasets package")
+    dataset_config_name: str | None = flag(None, "its configuration")
+    train_file: str | None = flag(None, "data to train on")
+    validation_file: str | None = flag(None, "data to evaluate on")
+    test_file: str | None = flag(None, "data for --do_predict")
+    overwrite_cache: bool = flag(False, "accepted for old command lines; nothing is cached")
+    preprocessing_num_workers: int | None = flag(None, "accepted for old command lines; one process is enough")
+    max_seq_length: int = flag(384, "tokens of an input")
+    pad_to_max_length: bool = flag(False, "pad every batch to max_seq_length instead of to its longest input")
+    max_train_samples: int | None = flag(None, "use only so many training samples")
+    max_eval_samples: int | None = flag(None, "use only so many validation samples")
+    max_predict_samples: int | None = flag(None, "use only so many test samples")
+    group_by_length: bool = flag(True, "batch inputs of like lengths")
+
+    @property
+    def named_set(self) -> tuple[str, str | None] | None:
+        """The set of the datasets package that the flags name, and its configuration."""
+        return None if self.dataset_name is None else (self.dataset_name, self.dataset_config_name)
+
+    def check(self) -> None:
+        """Raise FlagsError where flags of the task contradict each other."""
+
+
+DataT = TypeVar("DataT", bound=DataArguments)
 
 
 @dataclass
 class RunArguments(TrainingArguments):
     """transformers' own flags."""
 
-    overwrite_output_dir: bool = _flag(False, "train into a folder that isn't empty")
-    best_model_after_epoch: float | None = _flag(None, "refused: the last model is the one that meets the recipe")
+    overwrite_output_dir: bool = flag(False, "train into a folder that isn't empty")
+    best_model_after_epoch: float | None = flag(None, "refused: the last model is the one that meets the recipe")
 
     def __post_init__(self) -> None:
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()  # or bf16 would be refused
         super().__post_init__()  # type: ignore[no-untyped-call]  # transformers is not annotated there
         self._n_gpu = min(self.n_gpu, 1)  # DataParallel's replicas would lose what ranges learn; torchrun's don't
-
-
-Arguments = tuple[ModelArguments, DataArguments, RunArguments]
 
 
 class FlagsError(TrainingError):
@@ -94,26 +101,26 @@ class FlagsError(TrainingError):
 
 class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise FlagsError(f"{message}; {_HELP}")
+        raise FlagsError(f"{message}; {self.prog} --help lists the flags")
 
 
-def parse(argv: Sequence[str]) -> Arguments:
+def parse(argv: Sequence[str], data: type[DataT]) -> tuple[ModelArguments, DataT, RunArguments]:
     """Parse flags, underscores and dashes alike, or one path of a JSON file that holds them.
 
-    Raises FlagsError where flags are unknown, malformed or contradict each other.
+    data: the task's own flags. Raises FlagsError where flags are unknown, malformed or contradict each other.
     """
-    kinds: Any = (ModelArguments, DataArguments, RunArguments)
-    parser = _Parser(kinds, prog="zoo train question-answering")
+    kinds: Any = (ModelArguments, data, RunArguments)
+    parser = _Parser(kinds, prog=f"zoo train {data.command}")
     try:
         if len(argv) == 1 and argv[0].endswith(".json"):
             parsed: Any = parser.parse_dict(_read_flags(Path(argv[0])))
         else:
             parsed = parser.parse_args_into_dataclasses([_named(a) for a in argv], look_for_args_file=False)
     except (ValueError, OSError, TypeError) as error:
-        raise FlagsError(f"the flags can't be used: {error}; {_HELP}") from error
-    model, data, run = parsed
-    _check(model, data, run)
-    return model, data, run
+        raise FlagsError(f"the flags can't be used: {error}; {parser.prog} --help lists the flags") from error
+    _check(*parsed)
+    model_arguments, data_arguments, run_arguments = parsed
+    return model_arguments, data_arguments, run_arguments
 
 
 def _read_flags(path: Path) -> dict[str, Any]:
@@ -149,13 +156,14 @@ def _check(model: ModelArguments, data: DataArguments, run: RunArguments) -> Non
         raise FlagsError("--output_dir is missing: the folder that the trained model is written to")
     if model.one_shot and run.do_train:
         raise FlagsError("--one_shot and --do_train exclude each other")
-    for flag, wanted, file in (
+    for name, wanted, file in (
         ("--do_train", run.do_train or model.one_shot, data.train_file),
         ("--do_eval", run.do_eval, data.validation_file),
     ):
-        if wanted and data.dataset_name is None and file is None:
-            name = "--train_file" if flag == "--do_train" else "--validation_file"
-            raise FlagsError(f"{flag} needs {name} or --dataset_name")
+        if wanted and data.named_set is None and file is None:
+            own = "--train_file" if name == "--do_train" else "--validation_file"
+            raise FlagsError(f"{name} needs {' or '.join((own, *data.set_flags))}")
+    data.check()
     _check_ranges(model, data)
 
 

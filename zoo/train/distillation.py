@@ -20,8 +20,14 @@ from zoo.errors import TrainingError
 
 Outputs = Mapping[str, Tensor]
 _FEATURES = "feature_index"
+CLASS_LOGITS = "logits"  # the output that transformers' classifiers name so: [batch, classes], no value a token
 _NOT_FOR_TEACHERS = ("labels", "_positions", _FEATURES)
 _NEVER = -1e9  # as a logit; exp of it is 0 in float32 at every temperature below 1e6
+
+
+def has_positions(name: str, dimensions: int) -> bool:
+    """Return whether an output of so many dimensions, batch and positions first, has a value for each token."""
+    return dimensions > 2 or (dimensions == 2 and name != CLASS_LOGITS)
 
 
 class Teacher(Protocol):
@@ -55,7 +61,8 @@ def distillation_loss(
     """Return the mean over `keys` of the loss above, a float32 scalar.
 
     Outputs are [batch, ...] with classes or positions last. mask: [batch, sequence], 0 at padding; it acts on
-    outputs of exactly its shape. Raises TrainingError when there are no keys, outputs lack one or differ in shape.
+    outputs of exactly its shape, but not on `logits`, whose columns are classes. Raises TrainingError when there are
+    no keys, outputs lack one or differ in shape.
     """
     if not keys:
         raise TrainingError(
@@ -71,7 +78,8 @@ def distillation_loss(
         if student[key].shape != teacher[key].shape:
             shapes = f"{tuple(student[key].shape)} and {tuple(teacher[key].shape)}"
             raise TrainingError(f"student and teacher give {key!r} in different shapes: {shapes}")
-        losses.append(_divergence(student[key].float(), teacher[key].float(), temperature, mask))
+        seen = mask if has_positions(key, student[key].ndim) else None
+        losses.append(_divergence(student[key].float(), teacher[key].float(), temperature, seen))
     return torch.stack(losses).mean()
 
 
@@ -99,7 +107,8 @@ def layer_loss(
 ) -> Tensor:
     """Return the sum over layers of mean((s - t)^2), each divided by mean(t^2) + epsilon if `normalize`; a scalar.
 
-    One tensor a layer, [batch, sequence, ...]; mask [batch, sequence], 0 at padding, which takes no part.
+    One tensor a layer, [batch, sequence, ...], or [batch, size] behind a pooler; mask [batch, sequence], 0 at
+    padding, which takes no part.
     As SparseML's PerLayerDistillationModifier. Raises TrainingError where shapes differ.
     """
     losses = []
@@ -108,7 +117,7 @@ def layer_loss(
             shapes = f"{tuple(mine.shape)} and {tuple(theirs.shape)}"
             raise TrainingError(f"a layer of the student and its teacher give different shapes: {shapes}")
         ours, goal = mine.float(), theirs.detach().float()
-        if mask is not None and mask.shape == mine.shape[:2]:
+        if mask is not None and mine.ndim > 2 and mask.shape == mine.shape[:2]:
             ours, goal = ours[mask != 0], goal[mask != 0]
         error = (ours - goal).square().mean()
         losses.append(error / (goal.square().mean() + epsilon) if normalize else error)
@@ -193,9 +202,9 @@ class ModelTeacher:
 class RememberedTeacher:
     """A teacher's outputs for every feature of a data set, computed once.
 
-    `rows` holds, for each output, one float32 tensor [length] a feature, and `layers`, for each layer, one
-    [length, ...]; inputs name their features in `feature_index` [batch]. Positions past a feature's length are 0:
-    the losses mask them.
+    `rows` holds, for each output, one float32 tensor [length] a feature, or [classes] for `logits`; `layers`, for each
+    layer, one [length, ...], or [size] behind a pooler. Inputs name their features in `feature_index` [batch].
+    Positions past a feature's length are 0: the losses mask them.
     """
 
     def __init__(
@@ -215,11 +224,15 @@ class RememberedTeacher:
         """Return the stored outputs, padded to the batch's length, on its device."""
         ids = inputs["input_ids"]
         self._asked, self._device = (inputs[_FEATURES].tolist(), ids.shape[1]), ids.device
-        return {key: self._batch(rows) for key, rows in self.rows.items()}
+        return {
+            key: self._batch(rows) if has_positions(key, rows[0].ndim + 1) else self._stack(rows)
+            for key, rows in self.rows.items()
+        }
 
     def __getitem__(self, name: str) -> Tensor:
-        """Return a layer's stored output, padded to the batch's length."""
-        return self._batch(self.layers[name])
+        """Return a layer's stored output, padded to the batch's length where it has one."""
+        rows = self.layers[name]
+        return self._batch(rows) if rows[0].ndim > 1 else self._stack(rows)
 
     def stop(self) -> None:
         """Forget the batch."""
@@ -231,3 +244,6 @@ class RememberedTeacher:
         for target, index in zip(batch, chosen, strict=True):
             target[: len(rows[index])] = rows[index]
         return batch.to(self._device)
+
+    def _stack(self, rows: Sequence[Tensor]) -> Tensor:
+        return torch.stack([rows[index] for index in self._asked[0]]).to(self._device)

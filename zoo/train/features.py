@@ -1,60 +1,46 @@
-"""Questions as a model sees them: windows with the answer's tokens, in padded batches."""
+"""Texts as a model sees them: token rows with their labels, in padded batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from zoo.answers import Example, Window, label_positions, make_windows, plain_tokenizer
-from zoo.errors import TrainingError
-from zoo.train.distillation import LayerOutputs, teacher_inputs
+from zoo.train.distillation import LayerOutputs, float_outputs, has_positions, teacher_inputs
 
 _MULTIPLE = 8
-_LOGITS = ("start_logits", "end_logits")
+
+
+class Tokens(Protocol):
+    """One model input of n tokens, unpadded: int64 [n] each."""
+
+    @property
+    def input_ids(self) -> NDArray[np.int64]:
+        """Ids of tokens."""
+
+    @property
+    def attention_mask(self) -> NDArray[np.int64]:
+        """1 for each token."""
+
+    @property
+    def type_ids(self) -> NDArray[np.int64]:
+        """0, or 1 in the second text of a pair."""
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One window of one question. `start` and `end` are the answer's first and last token, 0 without one."""
+    """One input made of example number `example`, and what the model should say: its arguments, by name."""
 
     example: int
-    window: Window
-    start: int = 0
-    end: int = 0
-
-
-def make_features(
-    tokenizer: Tokenizer, examples: Sequence[Example], *, max_length: int, doc_stride: int, labels: bool
-) -> list[Feature]:
-    """Cut every question into windows; with `labels`, mark its first answer in each.
-
-    Raises TrainingError naming the example when it can't be tokenized.
-    """
-    plain = plain_tokenizer(tokenizer)
-    features = []
-    for number, example in enumerate(examples):
-        try:
-            windows = make_windows(
-                plain, example.question, example.context, max_length=max_length, doc_stride=doc_stride
-            )
-        except ValueError as error:
-            raise TrainingError(f"example {number} (id {example.id!r}) can't be cut into windows: {error}") from error
-        features += [Feature(number, window, *_span(window, example, labels)) for window in windows]
-    return features
-
-
-def _span(window: Window, example: Example, labels: bool) -> tuple[int, int]:
-    if not labels or not example.answers:
-        return 0, 0
-    text, start = example.answers[0]
-    return label_positions(window, start, start + len(text))
+    tokens: Tokens
+    labels: Mapping[str, int]
 
 
 class Features(torch.utils.data.Dataset[dict[str, Any]]):
@@ -72,12 +58,12 @@ class Features(torch.utils.data.Dataset[dict[str, Any]]):
     @property
     def lengths(self) -> list[int]:
         """Tokens of each feature."""
-        return [len(feature.window) for feature in self.features]
+        return [len(feature.tokens) for feature in self.features]
 
 
 @dataclass(frozen=True)
 class Collator:
-    """Rows to a padded batch of int64 tensors: the model's inputs, the answer's positions, `feature_index`.
+    """Rows to a padded batch of int64 tensors: the model's inputs, its labels, `feature_index`.
 
     Padded to the longest row, rounded up to 8, or to `length` if that is given.
     """
@@ -90,22 +76,22 @@ class Collator:
         """Return input_ids, attention_mask, token_type_ids [batch, length]; the others [batch]."""
         rows = list(rows)
         features: list[Feature] = [row["feature"] for row in rows]
-        batch = self.inputs([feature.window for feature in features])
-        batch["start_positions"] = torch.tensor([feature.start for feature in features])
-        batch["end_positions"] = torch.tensor([feature.end for feature in features])
+        batch = self.inputs([feature.tokens for feature in features])
+        for name in features[0].labels:
+            batch[name] = torch.tensor([feature.labels[name] for feature in features])
         batch["feature_index"] = torch.tensor([row["feature_index"] for row in rows])
         return batch
 
-    def inputs(self, windows: Sequence[Window]) -> dict[str, Tensor]:
-        """Return the model's inputs for some windows."""
-        longest = max(len(window) for window in windows)
+    def inputs(self, rows: Sequence[Tokens]) -> dict[str, Tensor]:
+        """Return the model's inputs for some rows of tokens."""
+        longest = max(len(row) for row in rows)
         length = max(self.length or 0, longest if self.length else longest + -longest % _MULTIPLE)
         batch = {
-            "input_ids": _stack([w.input_ids for w in windows], length, self.pad_id),
-            "attention_mask": _stack([w.attention_mask for w in windows], length, 0),
+            "input_ids": _stack([row.input_ids for row in rows], length, self.pad_id),
+            "attention_mask": _stack([row.attention_mask for row in rows], length, 0),
         }
         if self.with_types:
-            batch["token_type_ids"] = _stack([w.type_ids for w in windows], length, 0)
+            batch["token_type_ids"] = _stack([row.type_ids for row in rows], length, 0)
         return batch
 
 
@@ -116,16 +102,16 @@ def _stack(rows: Sequence[NDArray[np.int64]], length: int, fill: int) -> Tensor:
     return batch
 
 
-def batches_by_length(windows: Sequence[Window], size: int) -> Iterator[list[int]]:
-    """Yield the indices of all windows in batches of like lengths, longest first."""
-    order = sorted(range(len(windows)), key=lambda i: -len(windows[i]))
+def batches_by_length(rows: Sequence[Tokens], size: int) -> Iterator[list[int]]:
+    """Yield the indices of all rows in batches of like lengths, longest first."""
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     for first in range(0, len(order), size):
         yield order[first : first + size]
 
 
 def predict(
     model: nn.Module,
-    windows: Sequence[Window],
+    rows: Sequence[Tokens],
     collator: Collator,
     batch_size: int,
     *,
@@ -134,26 +120,33 @@ def predict(
     keys: Sequence[str] | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> dict[str, list[Tensor]]:
-    """Return start_logits and end_logits of every window, float32 [its length] on the CPU, without gradients.
+    """Return what the model gives for every row, by output: float32 on the CPU, without gradients and padding.
 
-    With `layers`, which watch the model, also what each gave, by its name, [its length, ...]. With `keys`, the model
-    is given those inputs alone. `progress` is called with the windows that are done, and all.
+    An output has a value for each of the row's tokens, [its length, ...], or is that of classes, [classes]. With
+    `layers`, which watch the model, also what each gave, by its name. With `keys`, the model is given those inputs
+    alone. `progress` is called with the rows that are done, and all.
     """
-    names = () if layers is None else layers.names
-    rows: dict[str, list[Tensor]] = {key: [torch.empty(0)] * len(windows) for key in (*_LOGITS, *names)}
+    found: dict[str, list[Tensor]] = {}
     was_training = model.training
     model.eval()
     device, done = next(model.parameters()).device, 0
-    for chosen in batches_by_length(windows, batch_size):
-        inputs = teacher_inputs(collator.inputs([windows[i] for i in chosen]), keys)
+    for chosen in batches_by_length(rows, batch_size):
+        inputs = teacher_inputs(collator.inputs([rows[i] for i in chosen]), keys)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             outputs = model(**{name: value.to(device) for name, value in inputs.items()})
-        for key, target in rows.items():
-            found = outputs[key].float() if layers is None or key in _LOGITS else layers[key]
-            found = found.cpu()
-            for row, index in zip(found, chosen, strict=True):
-                target[index] = row[: len(windows[index])].clone()
+        for name, value, padded in _outputs(outputs, layers):
+            target = found.setdefault(name, [torch.empty(0)] * len(rows))
+            for row, index in zip(value.cpu(), chosen, strict=True):
+                target[index] = (row[: len(rows[index])] if padded else row).clone()
         done += len(chosen)
-        progress(done, len(windows))
+        progress(done, len(rows))
     model.train(was_training)
-    return rows
+    return found
+
+
+def _outputs(outputs: Any, layers: LayerOutputs | None) -> Iterator[tuple[str, Tensor, bool]]:
+    """Yield each output's and each layer's name, its value [batch, ...], and whether that has positions."""
+    for name, value in float_outputs(outputs).items():
+        yield name, value.float(), has_positions(name, value.ndim)
+    if layers is not None:
+        yield from ((name, layers[name], layers[name].ndim > 2) for name in layers.names)

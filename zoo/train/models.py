@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import logging
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,26 +21,38 @@ from zoo.recipe import Recipe
 from zoo.train.quantization import Scheme, quantize, quantized_modules, set_observing
 from zoo.train.session import scheme_of
 
+log = logging.getLogger("zoo.train")
 WEIGHTS = "model.safetensors"
 _QUANTIZERS = (".weight_quantizer.", ".input_quantizer.", ".output_quantizer.", ".attention_quantizers.")
 
 
-def load_model(folder: Path, *, architecture: Any = AutoModelForQuestionAnswering) -> PreTrainedModel:
+@dataclass(frozen=True)
+class Head:
+    """What a classifier is to tell apart: labels by id, and whether the layer that gives them starts at random."""
+
+    labels: tuple[str, ...]
+    fresh: bool
+
+
+def load_model(
+    folder: Path, *, architecture: Any = AutoModelForQuestionAnswering, head: Head | None = None
+) -> PreTrainedModel:
     """Load the model of a folder: config.json and model.safetensors, quantized again if it was saved so.
 
-    Layers that the folder lacks, such as a new head, start at random. Raises TrainingError when the folder has
-    no such files, or its weights don't fit.
+    Layers that the folder lacks, such as a new head, start at random, which the log says. `head` gives a classifier
+    its labels. Raises TrainingError when the folder has no such files, or its weights don't fit.
     """
-    for name in ("config.json", WEIGHTS):
-        if not (folder / name).is_file():
-            raise TrainingError(f"{folder} has no {name}; it must be a folder with config.json and {WEIGHTS}")
+    if not (folder / WEIGHTS).is_file():
+        raise TrainingError(f"{folder} has no {WEIGHTS}; it must be a folder with config.json and {WEIGHTS}")
+    config = _config(folder)
     quantized = _quantizer_state(folder)
-    quiet: Any = transformers_logging
-    quiet.set_verbosity_error()
-    quiet.disable_progress_bar()
+    if head is not None:
+        config.id2label = dict(enumerate(head.labels))
+        config.label2id = {label: index for index, label in enumerate(head.labels)}
+        config.problem_type = "single_label_classification"
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model: PreTrainedModel = architecture.from_pretrained(
+        model: PreTrainedModel
+        model, found = architecture.from_pretrained(
             folder,
             config=config,
             attn_implementation="eager",
@@ -46,13 +60,57 @@ def load_model(folder: Path, *, architecture: Any = AutoModelForQuestionAnswerin
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=head is not None and head.fresh,
+            output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise TrainingError(f"the model in {folder} can't be loaded: {error}") from error
+    random = set(found["missing_keys"])
+    if head is not None and head.fresh:
+        random |= _renew_head(model, {key for key, *_ in found["mismatched_keys"]}, folder)
+    if random:
+        log.info("starting at random: %s", ", ".join(sorted({name.rpartition(".")[0] for name in random})))
     if quantized:
         _requantize(model, folder, quantized)
     model.train(False)
     return model
+
+
+def _config(folder: Path) -> Any:
+    if not (folder / "config.json").is_file():
+        raise TrainingError(f"{folder} has no config.json; it must be a folder with config.json and {WEIGHTS}")
+    quiet: Any = transformers_logging
+    quiet.set_verbosity_error()
+    quiet.disable_progress_bar()
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise TrainingError(f"the model in {folder} can't be loaded: {error}") from error
+
+
+def labels_of(folder: Path) -> tuple[str, ...] | None:
+    """Return what the folder's model tells apart, by id; None where it is no classifier. Raises as load_model."""
+    config = _config(folder)
+    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+        return None
+    return tuple(str(config.id2label.get(index, f"LABEL_{index}")) for index in range(config.num_labels))
+
+
+def _renew_head(model: PreTrainedModel, misfits: Collection[str], folder: Path) -> set[str]:
+    """Draw anew the layer that gives the labels; return its parameters. Raises TrainingError if others don't fit."""
+    inside = f"{model.base_model_prefix}."
+    names: set[str] = set()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and module.out_features == model.num_labels and not name.startswith(inside):
+            nn.init.normal_(module.weight, std=float(getattr(model.config, "initializer_range", 0.02)))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+            names |= {f"{name}.{parameter}" for parameter, _ in module.named_parameters()}
+    if wrong := sorted(set(misfits) - names):
+        raise TrainingError(
+            f"the model in {folder} can't be loaded: its config gives other shapes to {', '.join(wrong)}"
+        )
+    return names
 
 
 def _quantizer_state(folder: Path) -> dict[str, Tensor]:

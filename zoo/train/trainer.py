@@ -33,7 +33,6 @@ SESSION_FILE = "session.safetensors"
 RECIPE_FILE = "recipe.yaml"
 _STATE_FILE = "trainer_state.json"
 _CALIBRATION_BATCHES = 32
-_NOT_INPUTS = ("feature_index", "start_positions", "end_positions")
 _GROUP = 50  # batches whose features are sorted by length together
 
 
@@ -148,7 +147,8 @@ class Trainer(transformers.Trainer):
         collate: Any = self.data_collator
         for first in range(0, len(chosen), self.args.train_batch_size):
             rows = [data[index] for index in chosen[first : first + self.args.train_batch_size]]
-            yield self._prepare_inputs({k: v for k, v in collate(rows).items() if k not in _NOT_INPUTS})
+            inputs = {k: v for k, v in collate(rows).items() if k not in ("feature_index", *self.label_names)}
+            yield self._prepare_inputs(inputs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.lengths is None or (train_dataset is not None and train_dataset is not self.train_dataset):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForQuestionAnswering, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForQuestionAnswering, BertModel, PreTrainedTokenizerFast
 
 torch.set_num_threads(1)
 
@@ -33,9 +33,8 @@ def make_tokenizer(words: list[str] = WORDS) -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_bert(seed: int = 0) -> BertForQuestionAnswering:
-    torch.manual_seed(seed)
-    config = BertConfig(
+def tiny_config() -> BertConfig:
+    return BertConfig(
         vocab_size=len(SPECIAL) + len(WORDS),
         hidden_size=32,
         num_hidden_layers=2,
@@ -44,7 +43,11 @@ def tiny_bert(seed: int = 0) -> BertForQuestionAnswering:
         max_position_embeddings=64,
         initializer_range=0.2,
     )
-    return BertForQuestionAnswering(config).eval()
+
+
+def tiny_bert(seed: int = 0) -> BertForQuestionAnswering:
+    torch.manual_seed(seed)
+    return BertForQuestionAnswering(tiny_config()).eval()
 
 
 def make_questions(count: int, seed: int = 0) -> dict[str, object]:
@@ -68,6 +71,38 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_bert().save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
+
+
+def make_reviews(count: int, seed: int = 0) -> list[tuple[str, str]]:
+    """Texts of random words, each with its label: whether it speaks of the sea."""
+    chosen = random.Random(seed)  # noqa: S311 - test data
+    texts = [" ".join(chosen.choice(WORDS[:50]) for _ in range(chosen.randint(3, 12))) for _ in range(count)]
+    return [
+        (f"{text} sea" if number % 2 else text.replace("sea", "hill"), str(number % 2))
+        for number, text in enumerate(texts)
+    ]
+
+
+def write_tsv(path: Path, rows: list[tuple[str, str]]) -> Path:
+    path.write_text("".join(f"{text}\t{label}\n" for text, label in [("sentence", "label"), *rows]))
+    return path
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model without a head."""
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    BertModel(tiny_config()).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Labelled texts to train on and to evaluate with."""
+    folder = tmp_path_factory.mktemp("reviews")
+    return write_tsv(folder / "train.tsv", make_reviews(24)), write_tsv(folder / "dev.tsv", make_reviews(9, seed=1))
 
 
 @pytest.fixture(scope="session")

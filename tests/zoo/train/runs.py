@@ -38,10 +38,25 @@ modifiers:
 """
 
 
+# The same, for a classifier.
+TEXT_RECIPE = RECIPE.replace("qa_outputs", "bert.pooler, classifier").replace(
+    "distill_output_keys: [start_logits, end_logits]", "distill_output_keys: [logits]"
+)
+
+
 def flags(base: Path, out: Path, train: Path, dev: Path, *more: str) -> list[str]:
     return [
         *("--model_name_or_path", str(base), "--output_dir", str(out), "--do_train", "--do_eval"),
         *("--train_file", str(train), "--validation_file", str(dev), "--max_seq_length", "48", "--doc_stride", "8"),
+        *("--per_device_train_batch_size", "8", "--per_device_eval_batch_size", "8", "--disable_tqdm", "true"),
+        *("--save_strategy", "no", *more),
+    ]
+
+
+def text_flags(base: Path, out: Path, train: Path, dev: Path, *more: str) -> list[str]:
+    return [
+        *("--model_name_or_path", str(base), "--output_dir", str(out), "--do_train", "--do_eval"),
+        *("--train_file", str(train), "--validation_file", str(dev), "--max_seq_length", "48"),
         *("--per_device_train_batch_size", "8", "--per_device_eval_batch_size", "8", "--disable_tqdm", "true"),
         *("--save_strategy", "no", *more),
     ]

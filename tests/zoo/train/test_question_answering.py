@@ -18,7 +18,7 @@ from zoo.train.arguments import parse
 from zoo.train.distillation import ModelTeacher, Outputs
 from zoo.train.models import load_model
 from zoo.train.quantization import QuantizedLinear
-from zoo.train.tasks.question_answering import main
+from zoo.train.tasks.question_answering import QuestionArguments, main
 from zoo.train.trainer import LengthGroupedSampler
 
 
@@ -151,7 +151,7 @@ modifiers:
         more = ("--recipe", recipe, "--distill_teacher", "self", "--remember_teacher", remember, "--export", "false")
         schedule = ("--num_train_epochs", "2", "--logging_steps", "1", "--dropout", "0.3")
         assert main(flags(base_folder, out, train_file, dev_file, *more, *schedule)) == 0
-        assert ("running the teacher over 24 windows" in caplog.messages) == (remember == "true")
+        assert ("running the teacher over 24 inputs" in caplog.messages) == (remember == "true")
         caplog.clear()
         history = json.loads((out / "trainer_state.json").read_text())["log_history"]
         losses.append([entry["layer_loss"] for entry in history if "layer_loss" in entry])
@@ -269,7 +269,8 @@ def test_the_flags_of_the_source_article_are_accepted(tmp_path: Path) -> None:
             "--dataset_name squad --do_train --do_eval --per_device_train_batch_size 8 "
             "--per_device_eval_batch_size 32 --gradient_accumulation_steps 4 --preprocessing_num_workers 6 "
             "--max_seq_length 384 --doc_stride 128"
-        ).split()
+        ).split(),
+        QuestionArguments,
     )
     assert (data.dataset_name, data.max_seq_length, data.doc_stride) == ("squad", 384, 128)
     assert run.gradient_accumulation_steps == 4
@@ -277,10 +278,11 @@ def test_the_flags_of_the_source_article_are_accepted(tmp_path: Path) -> None:
 
 
 def test_dashes_and_a_json_file_say_the_same(tmp_path: Path) -> None:
-    dashed = parse(["--output-dir", "o", "--model-name-or-path", "m", "--do-eval", "--validation-file=v.json"])
+    given = ["--output-dir", "o", "--model-name-or-path", "m", "--do-eval", "--validation-file=v.json"]
+    dashed = parse(given, QuestionArguments)
     path = tmp_path / "arguments.json"
     path.write_text('{"output_dir": "o", "model_name_or_path": "m", "do_eval": true, "validation_file": "v.json"}')
-    filed = parse([str(path)])
+    filed = parse([str(path)], QuestionArguments)
     assert dashed[:2] == filed[:2]
 
 

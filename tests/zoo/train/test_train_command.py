@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import zoo.train.run
 from tests.zoo.train.runs import flags
 from zoo.errors import TrainingError
 from zoo.settings import Settings
@@ -72,8 +73,8 @@ def test_json_prints_the_report_and_nothing_else(
     def bar(what: str) -> Iterator[Callable[..., None]]:
         yield lambda *counts: shown.append((what, *counts))
 
-    monkeypatch.setattr(question_answering, "counting_bar", bar)
-    monkeypatch.setattr(question_answering, "waiting", bar)
+    monkeypatch.setattr(zoo.train.run, "counting_bar", bar)
+    monkeypatch.setattr(zoo.train.run, "waiting", bar)
     recipe = "modifiers:\n  - !DistillationModifier {hardness: 1.0}\n"
     more = ("--max_steps", "1", "--logging_steps", "1", "--recipe", recipe, "--distill_teacher", "self")
     out = tmp_path / "out"

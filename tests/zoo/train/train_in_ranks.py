@@ -8,11 +8,10 @@ from pathlib import Path
 
 import safetensors.torch
 
-from zoo.train.arguments import parse
-from zoo.train.tasks.question_answering import Run
+from zoo.train.tasks.question_answering import QuestionAnswering
 
 if __name__ == "__main__":
-    run = Run(*parse(sys.argv[1:]))
+    run = QuestionAnswering.of(sys.argv[1:])
     run.go()
     state = {name: value.contiguous() for name, value in run.model.state_dict().items()}
     safetensors.torch.save_file(state, Path(str(run.run_args.output_dir)).with_suffix(f".rank{os.environ['RANK']}"))

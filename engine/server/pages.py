@@ -91,7 +91,7 @@ def _form(service: Service, endpoint: Endpoint, fields: dict[str, str], result: 
         task=escape(endpoint.kind.task.replace("_", " ")),
         state=endpoint.state,
         models=" ".join(_link(name) for name in service.endpoints) if len(service.endpoints) > 1 else "",
-        inputs="\n".join(_input(name, fields.get(name, "")) for name in endpoint.form_fields),
+        inputs="\n".join(_input(endpoint, name, fields.get(name, "")) for name in endpoint.form_fields),
         result=result,
     )
     return HTMLResponse(page, status, headers=_HEADERS)
@@ -101,11 +101,19 @@ def _link(name: str) -> str:
     return f'<a href="/?model={escape(name)}">{escape(name)}</a>'
 
 
-def _input(name: str, value: str) -> str:
+def _input(endpoint: Endpoint, name: str, value: str) -> str:
     # A newline straight after <textarea> is dropped by the browser, so one is given up here.
     rows = 2 if name in ("question", "labels") else 8
-    area = f'<textarea id="{name}" name="{name}" rows="{rows}" required>\n{escape(value)}</textarea>'
+    hint = escape(_example(endpoint, name))
+    area = (
+        f'<textarea id="{name}" name="{name}" rows="{rows}" placeholder="{hint}" required>\n{escape(value)}</textarea>'
+    )
     return f'<label for="{name}">{name.capitalize()}</label>\n{area}'
+
+
+def _example(endpoint: Endpoint, name: str) -> str:
+    (example,) = endpoint.kind.request_type.model_fields[name].examples or [""]
+    return example if isinstance(example, str) else ", ".join(example)
 
 
 def _problem(error: HttpError) -> str:

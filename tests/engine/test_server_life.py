@@ -161,6 +161,9 @@ def test_row_105_a_request_that_outlasts_the_drain_is_stopped(folder: Path, monk
     begun, stopped = threading.Event(), threading.Event()
 
     class Slow:
+        def count(self, _fields: object) -> int:
+            return 1
+
         def run(self, _requests: object, stop: Callable[[], bool]) -> None:
             begun.set()
             while not stop():

@@ -182,3 +182,16 @@ def test_flags_of_an_endpoint_beside_a_config_file_are_refused(
         cli.main(["serve", "--config_file", str(write(tmp_path, ONE)), *flags])
     assert ended.value.code == 2
     assert named in capsys.readouterr().err
+
+
+def test_a_model_may_be_named_twice_but_not_two(
+    served: Callable[..., ServerSettings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert served("--task", "qa", "a").endpoints[0].model == "a"
+    assert served("--task", "qa", "a", "--model_path", "a").endpoints[0].model == "a"
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve", "--task", "qa", "one-model", "--model_path", "other-model"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "one-model" in said
+    assert "other-model" in said

@@ -18,7 +18,7 @@ from zoo.problems import MissingBlobsError, TooLargeError
 from zoo.progress import Meter, Progress
 from zoo.replay import replay
 from zoo.settings import Settings
-from zoo.stub import Stub, is_tag
+from zoo.stub import PREFIX, Stub, is_tag
 from zoo.upload import upload_blob
 from zoo.version import BenchmarkView, CheckView, VersionView
 
@@ -57,6 +57,7 @@ def publish(
     """
     settings = settings or Settings.load()
     target, wanted_tags = _target(stub, tags)
+    short_name = None if alias is None else _short_name(str(alias))
     settings.check_online(f"publish {target}")
     layout = read_layout(Path(folder), target)
     with RegistryClient(settings) as client:
@@ -64,7 +65,7 @@ def publish(
         before = _fingerprints(layout)
         replayed = replay(layout, skip_replay, progress)
         samples = replayed.as_document() if replayed else None
-        manifest = _manifest(layout, target, alias, progress)
+        manifest = _manifest(layout, target, short_name, progress)
         sources = {entry.sha256: file for entry, file in zip(manifest.files, layout.files, strict=True)}
         missing = client.blobs.missing(sorted(sources))
         uploaded_bytes = _upload(client, manifest, missing, sources, progress)
@@ -146,7 +147,19 @@ def _target(stub: str | Stub, tags: Iterable[str]) -> tuple[Stub, list[str]]:
     return target, sorted(set(wanted) - {"latest"})
 
 
-def _manifest(layout: Layout, target: Stub, alias: str | Stub | None, progress: Progress | None) -> Manifest:
+def _short_name(alias: str) -> str:
+    """The alias as manifests have it; raises `StubError`."""
+    try:
+        stub = Stub.parse(alias)
+    except StubError as error:
+        reason = error.reason if Stub.is_stub(alias) else f"an alias starts with {PREFIX!r}, such as {PREFIX}mini"
+        raise StubError(alias, error.column, f"it is to be an alias, and {reason}") from None
+    if stub.pin or stub.query:
+        raise StubError(alias, 1, "it is to be an alias, and an alias has neither pin nor query")
+    return str(stub)
+
+
+def _manifest(layout: Layout, target: Stub, alias: str | None, progress: Progress | None) -> Manifest:
     sizes = {file.source: file.source.stat().st_size for file in layout.files}
     meter = Meter("hash", sum(sizes.values()), progress)
     digests: dict[Path, str] = {}
@@ -160,7 +173,7 @@ def _manifest(layout: Layout, target: Stub, alias: str | Stub | None, progress: 
     return Manifest.parse(
         {
             "name": f"zoo:{target.full_name}",
-            "alias": None if alias is None else str(alias),
+            "alias": alias,
             "files": files,
             "metadata": layout.metadata.model_dump(exclude_none=True),
         }

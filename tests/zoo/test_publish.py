@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -123,6 +124,29 @@ def test_row_07_a_short_name_never_means_two_models(settings: Settings, model: P
 def test_stubs_that_name_no_place_for_a_version(settings: Settings, model: Path, stub: str) -> None:
     with pytest.raises(StubError):
         zoo.publish(model, stub, settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("alias", "reason"),
+    [
+        ("mini", "an alias starts with 'zoo:', such as zoo:mini"),
+        ("./mini", "an alias starts with 'zoo:'"),
+        ("", "an alias starts with 'zoo:'"),
+        ("zoo:Mini", "upper-case letters"),
+        ("zoo:mini@v1", "neither pin nor query"),
+        ("zoo:mini?recipe=a", "neither pin nor query"),
+    ],
+)
+def test_a_wrong_alias_is_told_as_one_before_anything_is_sent(
+    settings: Settings, model: Path, name: str, alias: str, reason: str
+) -> None:
+    with pytest.raises(
+        StubError, match=f"^'{re.escape(alias)}' is no stub: it is to be an alias, and .*{reason}"
+    ) as told:
+        zoo.publish(model, name, alias=alias, settings=settings)
+    assert "local" not in str(told.value)
+    with pytest.raises(NotFoundError):
+        zoo.resolve(name, settings=settings)
 
 
 def test_offline_and_wrong_tags_publish_nothing(settings: Settings, model: Path, name: str) -> None:

@@ -18,7 +18,7 @@ def publish(
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
     stub: StubArgument,
     tag: Annotated[list[str] | None, typer.Option(help="a tag that moves to the new version; may be repeated")] = None,
-    alias: Annotated[str | None, typer.Option(help="the model's short stub")] = None,
+    alias: Annotated[str | None, typer.Option(help="a second, short stub of the model, such as zoo:mini")] = None,
     skip_replay: Annotated[
         str | None, typer.Option(metavar="REASON", help="don't run the samples; the reason is kept with the version")
     ] = None,

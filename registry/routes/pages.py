@@ -22,7 +22,17 @@ from registry.resolution import parse_stub
 from registry.routes.depends import CallerDep, OverviewsDep, RegistryDep, SettingsDep
 from registry.schemas import FileView, SearchIn, VersionView
 from registry.service import Registry
-from registry.web import MAX_COMPARED, STATIC, compare_url, model_url, page, show_number, show_percent, show_size
+from registry.web import (
+    MAX_COMPARED,
+    STATIC,
+    compare_url,
+    model_url,
+    page,
+    recipe_url,
+    show_number,
+    show_percent,
+    show_size,
+)
 from zoo.manifest import Manifest, Role
 from zoo.stub import PREFIX
 
@@ -152,7 +162,10 @@ def recipe(
 ) -> Response:
     """A recipe of a model's version, the default or a named one: its schedule, its text, and who used it."""
     pin = f"@v{version}" if version else ""
-    view = registry.resolve(f"{PREFIX}{full_name}{pin}", caller=caller)
+    stub = parse_stub(f"{PREFIX}{full_name}{pin}")
+    view = registry.resolve(str(stub), caller=caller)
+    if view.name != PREFIX + full_name:
+        return RedirectResponse(recipe_url(view.name, view.version if stub.pin else None, name or stub.recipe), 307)
     recipes = recipes_of([file for file in view.files if file.role == Role.RECIPE])
     found = find_recipe(recipes, name)
     if found is None:

@@ -258,6 +258,26 @@ def test_a_pin_in_a_page_s_address_leads_to_its_version(client: TestClient, pin:
     assert (answer.status_code, answer.headers["location"]) == (307, "/models/tiny?version=1")
 
 
+@pytest.mark.parametrize("pin", ["v1", "first"])
+def test_a_recipe_s_page_at_a_pin_shows_commands_that_name_the_version(client: TestClient, pin: str) -> None:
+    base = bert("zoo:base", "zoo:base-alias")
+    base.files["recipe_dense.md"] = base.files["recipe.md"]
+    base.publish(client, tags=["first"])
+    base.files["recipe.md"] = ("recipe", RECIPE.replace("30", "31").encode())
+    base.publish(client)
+    assert "zoo recipe plan zoo:base-alias<" in get(client, "/recipes/base")
+    for name in ("base", "base-alias"):
+        answer = client.get(f"/recipes/{name}@{pin}?recipe=dense", headers=HTML, follow_redirects=False)
+        assert (answer.status_code, answer.headers["location"]) == (307, "/recipes/base?version=1&recipe=dense")
+    page = unescape(get(client, f"/recipes/base@{pin}"))
+    assert "The model, v1" in page
+    for command in ("show", "plan"):
+        assert f"zoo recipe {command} zoo:base-alias@v1<" in page
+    assert "zoo recipe show 'zoo:base-alias@v1?recipe=dense'" in unescape(
+        get(client, f"/recipes/base@{pin}?recipe=dense")
+    )
+
+
 def test_row_6_a_page_for_an_unknown_name_offers_the_nearest(client: TestClient) -> None:
     small("zoo:bert-squad-pruned").publish(client)
     page = get(client, "/models/bert-squad-prunde", 404)

@@ -68,8 +68,9 @@ class TokenClassificationOptions(Schema):
 class Entity(Schema):
     """A token, or with `is_grouped` all that names one entity: its characters are text[start:end].
 
-    `word`: the tokens put together, as the vocabulary writes them. `index`: the place of a single token in its
-    text's row, special tokens counted; None for a group. `score`: the probability of `entity`.
+    White space around it is left out. `word`: the tokens put together, as the vocabulary writes them. `index`: the
+    place of a single token in its text's row, special tokens counted; None for a group. `score`: the probability of
+    `entity`.
     """
 
     entity: str
@@ -93,7 +94,8 @@ class TokenClassificationPipeline(
     """`pipeline(inputs=)` -> predictions.
 
     A word, for the strategies that judge whole ones, is what the tokenizer's first cut leaves whole, and never holds
-    white space; of a text given as words it is one of them. For such a text and strategy none, only the first token
+    white space; of a text given as words it is one of them. (For tokenizers other than WordPiece, transformers takes
+    all between two spaces for a word, punctuation too.) For such a text and strategy none, only the first token
     of each word has a result.
     """
 
@@ -169,4 +171,4 @@ class TokenClassificationPipeline(
 
     def _joined(self, pieces: list[str]) -> str:
         decoder = self.tokenizer.decoder
-        return " ".join(pieces) if decoder is None else str(decoder.decode(pieces))
+        return (" ".join(pieces) if decoder is None else str(decoder.decode(pieces))).strip()

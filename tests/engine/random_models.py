@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import decoders
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from tests.engine.tiny_models import POSITIONS, tiny_tokenizer
 
@@ -29,15 +29,39 @@ class RandomModel:
         return transformers.pipeline(task, model=self.model, tokenizer=self.tokenizer, **options)
 
 
-def random_model(folder: Path, architecture: str, labels: Sequence[str], seed: int) -> RandomModel:
+def word_pieces() -> Tokenizer:
+    """The tiny models' tokenizer, with a decoder."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def byte_pairs(texts: Sequence[str]) -> Tokenizer:
+    """A tokenizer as RoBERTa's, of the special tokens of the other: pieces of bytes, spaces kept before words."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("[SEP]", 3), ("[CLS]", 2), add_prefix_space=False)
+    return tokenizer
+
+
+def random_model(
+    folder: Path, architecture: str, labels: Sequence[str], seed: int, tokenizer: Tokenizer | None = None
+) -> RandomModel:
     """Make a model of one of transformers' BERT classes that classify; its logits lie far apart."""
     import torch
     import transformers
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    tokenizer = tiny_tokenizer()
-    tokenizer.decoder = decoders.WordPiece()
+    tokenizer = tokenizer or word_pieces()
     config = transformers.BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=32,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from engine.errors import ModelError, PipelineError
 from engine.pipelines import Pipeline
-from tests.engine.random_models import RandomModel, random_model
+from tests.engine.random_models import RandomModel, byte_pairs, random_model
 from tests.engine.tiny_models import (
     ENGINES,
     WORDS,
@@ -119,6 +120,29 @@ def test_engines_agree(drawn: RandomModel, engine_type: str) -> None:
     text = some_texts()[0]
     (mine,) = found(drawn.folder, text, engine_type=engine_type, aggregation_strategy="average")
     assert mine == expected(drawn, text, "average")
+
+
+def test_pieces_of_bytes_are_put_together_too(tmp_path: Path) -> None:
+    """transformers leaves the space before a word in `word`."""
+    texts = [*some_texts(), "two  spaces", "in\nParis \U0001f600\U0001f600 caf\u00e9s"]
+    texts = [text.replace("\u00a0", " ") for text in texts]
+    model = random_model(tmp_path, "BertForTokenClassification", LABELS, seed=9, tokenizer=byte_pairs(texts))
+    for strategy in STRATEGIES:
+        chosen = [text for text in texts if strategy in ("none", "simple") or _agreed_words(model, text)]
+        assert len(chosen) > 2
+        mine = found(model.folder, chosen, aggregation_strategy=strategy, ignore_labels=[])
+        for text, row in zip(chosen, mine, strict=True):
+            theirs = expected(model, text, strategy, ignore_labels=[])
+            for entity in theirs:
+                entity["word"] = entity["word"].strip()
+            assert row == theirs
+
+
+def _agreed_words(model: RandomModel, text: str) -> bool:
+    """Whether it has neither punctuation at a word, which transformers takes for a part of it, nor a space as a token
+    of its own, behind which transformers cuts.
+    """
+    return re.fullmatch(r"[\w \U0001f600]+", text) is not None and "\u0120" not in model.tokenizer.tokenize(text)
 
 
 # texts of any length

@@ -13,8 +13,10 @@ import torch
 from onnx import numpy_helper
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
+    AutoModelForSequenceClassification,
     BertConfig,
     BertForQuestionAnswering,
+    BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForQuestionAnswering,
     PreTrainedModel,
@@ -41,6 +43,7 @@ PER_CHANNEL = """modifiers:
   - !QuantizationModifier
       scheme: {weights: {symmetric: true, strategy: channel}}
 """
+IGNORING = "modifiers:\n  - !QuantizationModifier {ignore: [classifier]}\n"
 SAMPLES = [
     ("who wrote it ?", "ada wrote it in 1843 ."),
     ("where ends the river ?", "the river ends in the north sea ."),
@@ -257,8 +260,72 @@ def test_a_quantized_folder_without_its_recipe_is_refused(quantized: Path, tmp_p
 
 
 def test_another_task_is_refused(dense: Path) -> None:
-    with pytest.raises(TrainingError, match="'ner' can't be exported"):
+    with pytest.raises(TrainingError, match="'ner' can't be exported; question_answering and text_classification can"):
         export(dense, task="ner")
+    with pytest.raises(TrainingError, match="holds a model for question_answering, not for text_classification"):
+        export(dense, task="sentiment-analysis")
+
+
+def classifier(labels: int = 2) -> PreTrainedModel:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=30, max_position_embeddings=64, initializer_range=0.3, num_labels=labels, **sizes)
+    return BertForSequenceClassification(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("task", "scheme"), [(None, None), ("glue", Scheme()), ("Text-Classification", Scheme(per_channel=True))]
+)
+def test_a_classifier_is_recognised_and_agrees_at_any_batch_and_length(
+    task: str | None, scheme: Scheme | None, tmp_path: Path
+) -> None:
+    if scheme is None:
+        folder = save(classifier(3), tmp_path / "model")
+    else:
+        recipe = PER_CHANNEL if scheme.per_channel else "modifiers:\n  - !QuantizationModifier {}\n"
+        folder = save(calibrated(classifier(3), scheme), tmp_path / "model", recipe)
+    samples = [("the river ends .",), ("who wrote it ?", "ada wrote it .")]
+    path = export(folder, task=task, samples=samples, num_export_samples=2, max_length=48)
+    session = onnxruntime.InferenceSession(path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()] == ["logits"]
+    model = load_model(folder, architecture=AutoModelForSequenceClassification)
+    for batch, length in ((1, 1), (3, 17), (4, 48)):
+        inputs = feed(batch, length)
+        with torch.inference_mode():
+            ours = model(**{k: torch.from_numpy(v) for k, v in inputs.items()}).logits.numpy()
+        theirs = session.run(["logits"], inputs)[0]
+        assert theirs.shape == (batch, 3)
+        assert np.sqrt(np.square(ours - theirs).mean()) < (1e-4 if scheme is None else 0.1 * ours.std())
+    assert np.load(path / "sample-inputs" / "inp-0001.npz")["token_type_ids"].max() == 1
+
+
+def test_classes_that_are_near_say_nothing_alone(tmp_path: Path) -> None:
+    """Two logits that nearly tie have no spread of their own to measure a difference by."""
+    model = classifier()
+    with torch.no_grad():
+        model.classifier.weight[1] = model.classifier.weight[0] + 1e-7
+        model.classifier.bias.zero_()
+    folder = save(calibrated(model, Scheme(ignore=("classifier",))), tmp_path / "model", IGNORING)
+    facts = json.loads((export(folder, max_length=48) / "report.json").read_text())["export"]
+    assert facts["relative_rms_difference"] < 1e-3
+
+
+def test_a_model_of_another_kind_is_named(dense: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(dense, folder, ignore=shutil.ignore_patterns("deployment"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["BertModel"]}))
+    for task in (None, "qa"):
+        with pytest.raises(TrainingError, match="holds a BertModel; models for question_answering and text_class"):
+            export(folder, task=task)
+    del config["architectures"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TrainingError, match=r"a model that its config\.json doesn't name"):
+        export(folder)
+    assert export(folder, task="qa", max_length=48).is_dir()
+    (folder / "config.json").write_text("[")
+    with pytest.raises(TrainingError, match=r"config\.json is no config of a model"):
+        export(folder)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -46,6 +46,15 @@ def test_padding_does_not_count(temperature: float) -> None:
     assert padded[0].grad[:, 6:].abs().max() == 0
 
 
+def test_padding_masks_no_classes() -> None:
+    """Even where there are as many of them as tokens."""
+    student, teacher, mask = torch.randn(2, 8), torch.randn(2, 8), torch.ones(2, 8)
+    mask[:, 5:] = 0
+    expected = distillation_loss({"logits": student}, {"logits": teacher}, ["logits"], 2.0, None)
+    assert torch.equal(distillation_loss({"logits": student}, {"logits": teacher}, ["logits"], 2.0, mask), expected)
+    assert torch.equal(layer_loss([student], [teacher], mask), layer_loss([student], [teacher], None))
+
+
 def test_different_shapes_and_missing_outputs_are_named() -> None:
     with pytest.raises(TrainingError, match=r"'a' in different shapes: \(2, 4\) and \(2, 5\)"):
         distillation_loss({"a": torch.zeros(2, 4)}, {"a": torch.zeros(2, 5)}, ["a"], 1.0, None)
@@ -93,6 +102,14 @@ def test_remembered_layers_are_those_of_the_batch_asked_for_last() -> None:
         assert [row.sum(1).tolist() for row in layers["layer.0"]] == [[[3, 3, 0, 0], [6, 0, 0, 0]][i] for i in chosen]
     with pytest.raises(TrainingError, match=r"'layer\.1' was not remembered"):
         teacher.watch(["layer.0", "layer.1"])
+
+
+def test_remembered_classes_and_poolers_are_not_padded() -> None:
+    classes, pooled = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])], [torch.ones(3), torch.zeros(3)]
+    teacher = RememberedTeacher({"logits": classes}, {"pooler": pooled})
+    inputs = {"feature_index": torch.tensor([1, 0, 1]), "input_ids": torch.zeros(3, 5)}
+    assert teacher(inputs)["logits"].tolist() == [[3, 4], [1, 2], [3, 4]]
+    assert teacher.watch(["pooler"])["pooler"].tolist() == [[0, 0, 0], [1, 1, 1], [0, 0, 0]]
 
 
 def test_layers_are_compared_by_the_formula_of_sparseml() -> None:

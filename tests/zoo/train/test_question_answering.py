@@ -259,6 +259,13 @@ def test_one_shot_prunes_and_quantizes_without_training(
     assert all(float(v) > 0 for k, v in load_model(tmp_path / "out").state_dict().items() if k.endswith(".maximum"))
 
 
+def test_evaluation_may_follow_every_epoch(base_folder: Path, train_file: Path, dev_file: Path, tmp_path: Path) -> None:
+    more = ("--evaluation_strategy", "epoch", "--num_train_epochs", "2", "--export", "false")
+    assert main(flags(base_folder, tmp_path / "out", train_file, dev_file, *more)) == 0
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["epoch"] for entry in history if "eval_f1" in entry][:2] == [1.0, 2.0]
+
+
 def test_the_flags_of_the_source_article_are_accepted(tmp_path: Path) -> None:
     model, data, run = parse(
         (  # noqa: SIM905

@@ -136,12 +136,12 @@ def version() -> None:
 
 
 def legacy_train_question_answering() -> NoReturn:
-    """sparseml.transformers.train.question_answering, with its flags."""
+    """sparseml.transformers.train.question_answering, with or without `train`, with its flags."""
     main(["train", "question-answering", *sys.argv[1:]])
 
 
 def legacy_train_text_classification() -> NoReturn:
-    """sparseml.transformers.train.text_classification, with its flags."""
+    """sparseml.transformers.train.text_classification, with or without `train`, with its flags."""
     main(["train", "text-classification", *sys.argv[1:]])
 
 

@@ -156,6 +156,9 @@ def test_the_originals_command_names_are_installed() -> None:
     assert names == {
         "zoo",
         "sparseml.transformers.train.question_answering",
+        "sparseml.transformers.train.text_classification",
+        "sparseml.transformers.question_answering",
+        "sparseml.transformers.text_classification",
         "sparseml.transformers.export_onnx",
         "deepsparse.server",
         "deepsparse.benchmark",

@@ -14,6 +14,7 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
+from engine.server.shown import shown
 from tests.engine.serving import ENGINE, Server, assert_error, running
 from tests.engine.tiny_models import question_answering_model, text_classification_model, token_classification_model
 from tests.registry.browser import look, open_browser, use_scripts
@@ -157,6 +158,17 @@ def test_the_form_without_scripts(server: Server, model: str, fields: dict[str, 
     assert "<b>" not in page.text
     asked = re.findall(r'<textarea id="(\w+)"', server.client.get(f"/?model={model}").text)
     assert asked == list(fields)
+
+
+def test_a_character_of_several_tokens_is_marked_once() -> None:
+    """Pieces of bytes: an emoji may be four tokens with the same characters."""
+    text = "<a> \U0001f600 b"
+    found = [{"entity": f"<{n}>", "word": "&", "start": 4, "end": 5, "score": 0.5} for n in range(4)] * 200
+    page = shown("token_classification", {"predictions": [found]}, {"inputs": text})
+    assert "&lt;a&gt; <mark>\U0001f600 <small>&lt;0&gt;</small></mark> b" in page
+    assert page.count("<mark>") == 1
+    assert page.count("<td>&amp;</td>") == 500
+    assert "and 300 more" in page
 
 
 def test_the_form_tells_what_the_pipeline_refuses(server: Server) -> None:

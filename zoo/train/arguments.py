@@ -52,6 +52,7 @@ class DataArguments:
     """Which data, and how long its inputs are. Each task adds its own flags, and says what its files hold."""
 
     command: ClassVar[str]  # of `zoo train`
+    metrics: ClassVar[tuple[str, ...]]  # of an evaluation
     set_flags: ClassVar[tuple[str, ...]] = ("--dataset_name",)  # that name a set of the datasets package
 
     dataset_name: str | None = flag(None, "a set of the datasets package")
@@ -163,6 +164,8 @@ def _check(model: ModelArguments, data: DataArguments, run: RunArguments) -> Non
         if wanted and data.named_set is None and file is None:
             own = "--train_file" if name == "--do_train" else "--validation_file"
             raise FlagsError(f"{name} needs {' or '.join((own, *data.set_flags))}")
+    if run.load_best_model_at_end and str(run.metric_for_best_model).removeprefix("eval_") not in data.metrics:
+        raise FlagsError(f"--load_best_model_at_end needs --metric_for_best_model: {' or '.join(data.metrics)}")
     data.check()
     _check_ranges(model, data)
 

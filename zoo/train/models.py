@@ -65,13 +65,13 @@ def load_model(
         )
     except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise TrainingError(f"the model in {folder} can't be loaded: {error}") from error
-    random = set(found["missing_keys"])
+    random = {name.rpartition(".")[0] for name in found["missing_keys"]}
     if head is not None and head.fresh:
         random |= _renew_head(model, {key for key, *_ in found["mismatched_keys"]}, folder)
     if random:
-        log.info("starting at random: %s", ", ".join(sorted({name.rpartition(".")[0] for name in random})))
+        log.info("starting at random: %s", ", ".join(sorted(random)))
     if quantized:
-        _requantize(model, folder, quantized)
+        _requantize(model, folder, quantized, random)
     model.train(False)
     return model
 
@@ -97,7 +97,7 @@ def labels_of(folder: Path) -> tuple[str, ...] | None:
 
 
 def _renew_head(model: PreTrainedModel, misfits: Collection[str], folder: Path) -> set[str]:
-    """Draw anew the layer that gives the labels; return its parameters. Raises TrainingError if others don't fit."""
+    """Draw anew the layer that gives the labels; return its name. Raises TrainingError if others don't fit."""
     inside = f"{model.base_model_prefix}."
     names: set[str] = set()
     for name, module in model.named_modules():
@@ -105,8 +105,8 @@ def _renew_head(model: PreTrainedModel, misfits: Collection[str], folder: Path) 
             nn.init.normal_(module.weight, std=float(getattr(model.config, "initializer_range", 0.02)))
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-            names |= {f"{name}.{parameter}" for parameter, _ in module.named_parameters()}
-    if wrong := sorted(set(misfits) - names):
+            names.add(name)
+    if wrong := sorted(key for key in misfits if key.rpartition(".")[0] not in names):
         raise TrainingError(
             f"the model in {folder} can't be loaded: its config gives other shapes to {', '.join(wrong)}"
         )
@@ -121,15 +121,18 @@ def _quantizer_state(folder: Path) -> dict[str, Tensor]:
         raise TrainingError(f"{folder / WEIGHTS} can't be read: {error}") from error
 
 
-def _requantize(model: PreTrainedModel, folder: Path, state: dict[str, Tensor]) -> None:
-    """Repeat the quantization of the folder's recipe, and restore its ranges."""
+def _requantize(model: PreTrainedModel, folder: Path, state: dict[str, Tensor], random: Collection[str]) -> None:
+    """Repeat the quantization of the folder's recipe, and restore its ranges, but of layers that start at random."""
     path = folder / "recipe.yaml"
     if not path.is_file():
         raise TrainingError(f"{folder} holds a quantized model but no recipe.yaml that says how it was quantized")
     for modifier in Recipe.load(path).modifiers:
         if isinstance(modifier, QuantizationModifier):
             quantize(model, scheme_of(modifier))
-    shapes = {k: v.shape for k, v in model.state_dict().items() if any(part in f".{k}" for part in _QUANTIZERS)}
+    new = tuple(f"{name}." for name in random)
+    state = {k: v for k, v in state.items() if not k.startswith(new)}
+    mine = {k: v for k, v in model.state_dict().items() if any(part in f".{k}" for part in _QUANTIZERS)}
+    shapes = {k: v.shape for k, v in mine.items() if not k.startswith(new)}
     stored = {k: v.shape for k, v in state.items()}
     if shapes != stored:
         wrong = ", ".join(sorted(k for k in shapes.keys() | stored.keys() if shapes.get(k) != stored.get(k))[:5])

@@ -6,12 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
-from tests.zoo.train.conftest import make_tokenizer, tiny_bert
+from tests.zoo.train.conftest import make_tokenizer, tiny_bert, tiny_config
 from tests.zoo.train.runs import flags
 from zoo.errors import TrainingError
 from zoo.recipe import Recipe
-from zoo.train.models import inherited_quantization, load_model
+from zoo.train.models import Head, inherited_quantization, load_model
 from zoo.train.quantization import quantize
 from zoo.train.session import scheme_of
 from zoo.train.tasks.question_answering import main
@@ -66,6 +68,19 @@ def test_a_recipe_that_quantizes_the_same_may_say_when(quantized: Path) -> None:
 def test_a_recipe_that_does_not_quantize_inherits(quantized: Path) -> None:
     (inherited,) = inherited_quantization(quantized, load_model(quantized), Recipe(modifiers=()))
     assert (inherited.start, inherited.submodules) == (0.0, ("bert.encoder", "qa_outputs"))
+
+
+def test_a_new_head_needs_no_ranges_of_the_old_one(tmp_path: Path) -> None:
+    """Which has one for each of its labels, two where three are wanted."""
+    model, recipe = BertForSequenceClassification(tiny_config()), Recipe.load(BY_CHANNEL)
+    quantize(model, scheme_of(recipe.modifiers[0]))
+    model.save_pretrained(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    kind = AutoModelForSequenceClassification
+    loaded = load_model(tmp_path, architecture=kind, head=Head(("a", "b", "c"), fresh=True))
+    assert loaded.state_dict()["classifier.weight_quantizer.scale"].shape == (3,)
+    name = "bert.pooler.dense.weight_quantizer.scale"
+    assert torch.equal(loaded.state_dict()[name], model.state_dict()[name])
 
 
 def test_ranges_of_other_shapes_than_the_recipe_gives_are_explained(quantized: Path, tmp_path: Path) -> None:

@@ -198,6 +198,9 @@ def test_a_missed_target_fails_the_run(
     assert not (tmp_path / "out" / "deployment").exists()
 
 
+BEST = ["--load_best_model_at_end", "--eval_strategy", "epoch", "--save_strategy", "epoch"]
+
+
 def write_rows(path: Path, rows: list[dict[str, object]]) -> Path:
     path.write_text(json.dumps({"data": rows}))
     return path
@@ -299,7 +302,9 @@ def test_dashes_and_a_json_file_say_the_same(tmp_path: Path) -> None:
         (["--recipe", RECIPE], "name a teacher"),
         (["--recipe", "modifiers:\n  - !NoSuchModifier {}\n"], "NoSuchModifier"),
         (["--max_seq_length", "512"], "takes at most 64"),
-        (["--load_best_model_at_end", "--eval_strategy", "no", "--recipe", RECIPE], "load_best_model_at_end"),
+        (["--load_best_model_at_end", "--eval_strategy", "no"], "load_best_model_at_end"),
+        (BEST, "--load_best_model_at_end needs --metric_for_best_model: f1 or exact_match"),
+        ([*BEST, "--metric_for_best_model", "f1", "--recipe", RECIPE], "would undo what the recipe does later"),
         (["--resume_from_checkpoint", "true"], "no complete checkpoint"),
         (["--max_train_samples", "0"], "must be 1 or more"),
         (["--do_predict"], "--do_predict is not supported"),

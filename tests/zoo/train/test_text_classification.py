@@ -155,6 +155,21 @@ def test_other_labels_get_a_new_head(
     assert ("eval_f1" in json.loads((tmp_path / "out" / "eval_results.json").read_text())) == (len(names) == 2)
 
 
+def test_a_quantized_base_gets_a_new_head_too(student: Path, tmp_path: Path) -> None:
+    """Its ranges are learned anew."""
+    base = tmp_path / "base"
+    shutil.copytree(student, base, ignore=shutil.ignore_patterns("deployment", "checkpoint-*"))
+    stored = safetensors.torch.load_file(base / "model.safetensors")
+    stored["classifier.input_quantizer.maximum"] = torch.tensor(1e6)
+    safetensors.torch.save_file(stored, base / "model.safetensors", {"format": "pt"})
+    rows = [(text, ("low", "middle", "high")[number % 3]) for number, (text, _) in enumerate(make_reviews(12))]
+    data = write_tsv(tmp_path / "data.tsv", rows)
+    assert main(text_flags(base, tmp_path / "out", data, data, "--max_steps", "2")) == 0
+    state = safetensors.torch.load_file(tmp_path / "out" / "model.safetensors")
+    assert state[HEAD].shape == (3, 32)
+    assert state["classifier.input_quantizer.maximum"] < 2
+
+
 def test_a_teacher_of_the_same_labels_gives_a_new_head_their_order(
     dense: Path, encoder_folder: Path, tmp_path: Path
 ) -> None:
@@ -238,7 +253,8 @@ def test_pairs_are_read_as_two_texts(encoder_folder: Path, tmp_path: Path) -> No
 
 
 def test_evaluation_may_follow_every_epoch(encoder_folder: Path, reviews: Files, tmp_path: Path) -> None:
-    more = ("--evaluation_strategy", "epoch", "--num_train_epochs", "2", "--export", "false")
+    best = ("--save_strategy", "epoch", "--load_best_model_at_end", "--metric_for_best_model", "accuracy")
+    more = ("--evaluation_strategy", "epoch", "--num_train_epochs", "2", "--export", "false", *best)
     assert main(text_flags(encoder_folder, tmp_path / "out", *reviews, *more)) == 0
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     assert [entry["epoch"] for entry in history if "eval_accuracy" in entry][:2] == [1.0, 2.0]

@@ -41,6 +41,7 @@ class QuestionArguments(DataArguments):
     """Which questions, and how they are cut into windows."""
 
     command: ClassVar[str] = "question-answering"
+    metrics: ClassVar[tuple[str, ...]] = ("f1", "exact_match")
 
     dataset_name: str | None = flag(None, "squad or another question-answering set of the datasets package")
     train_file: str | None = flag(None, "SQuAD JSON, nested or flat")

@@ -41,6 +41,7 @@ class TextArguments(DataArguments):
     """Which texts, and how many of their tokens are read."""
 
     command: ClassVar[str] = "text-classification"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "f1")
     set_flags: ClassVar[tuple[str, ...]] = ("--dataset_name", "--task_name")
 
     task_name: str | None = flag(None, f"a task of GLUE: {', '.join(_GLUE_TASKS)}")
@@ -131,7 +132,10 @@ class TextClassification(Run[TextArguments, LabelledText]):
         ids = self.labels.ids
         wrong = next((example for example in examples if example.label not in ids), None)
         if wrong is not None:
-            raise TrainingError(f"{wrong.place}: the label {wrong.label!r} is none of the model's: {', '.join(ids)}")
+            raise TrainingError(
+                f"{wrong.place}: the label {wrong.label!r} is none of the model's: {', '.join(ids)}; "
+                "leave such rows out, or train on data that have it"
+            )
         try:
             rows = text_rows(self.plain, [e.texts for e in examples], max_length=self.data_args.max_seq_length)
         except ValueError as error:

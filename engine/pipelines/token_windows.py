@@ -106,9 +106,9 @@ def _tokens(text: str, words: Sequence[str] | None, encoding: Encoding, begin: i
 
 
 def _given(words: Sequence[str], offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number tokens by the words, joined by spaces, in which they end: some begin at the space before."""
+    """Number tokens by the words, joined by spaces, in which they end; the space before a word belongs to it."""
     starts = np.array([0, *accumulate(len(word) + 1 for word in words)][: len(words)], np.int64)
-    return np.maximum(np.searchsorted(starts, offsets[:, 1] - 1, side="right") - 1, 0)
+    return np.searchsorted(starts, offsets[:, 1], side="right") - 1
 
 
 def _found_words(text: str, ids: Sequence[int | None], offsets: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from typing import Any
 from alembic.script import ScriptDirectory
 from sqlalchemy.orm import Session
 
-from registry import blob_queries, bundle, exchange, migrate, queries, static
+from registry import blob_queries, bundle, exchange, identity, migrate, queries, static
 from registry import scopes as scopes_of_models
 from registry.audit import OPERATOR, entries, note
 from registry.auth import hash_token, new_token
@@ -32,6 +32,7 @@ from registry.errors import (
     UnknownError,
 )
 from registry.exchange import ExchangeReport
+from registry.identity import Adoption
 from registry.mirror import MirrorReport, Source
 from registry.mirror import mirror as copy_versions
 from registry.progress import Report, Sizes, counted, silent
@@ -92,11 +93,23 @@ class AuditRecord:
 
 
 def upgrade(settings: Settings) -> str:
-    """Creates or upgrades database and storage; returns the schema's revision. Safe to repeat."""
+    """Creates or upgrades database and storage; returns the schema's revision. Safe to repeat.
+
+    Raises `SchemaError`, or `ForeignStoreError` for a store that belongs to another registry.
+    """
     database = Database(settings.database)
     try:
-        open_store(settings)
-        return migrate.upgrade(database)
+        return identity.prepare(settings, database, open_store(settings))
+    finally:
+        database.close()
+
+
+def adopt(settings: Settings) -> Adoption:
+    """Gives the blob store to the database's registry, for good; raises `SchemaError` if there is no registry."""
+    database = Database(settings.database)
+    try:
+        _check_schema(database)
+        return identity.adopt(settings, database, open_store(settings))
     finally:
         database.close()
 
@@ -111,8 +124,9 @@ def gc(
 ) -> GcReport:
     """Removes blobs that no version names and that were sent before the grace period, and abandoned uploads.
 
-    A registry may be serving meanwhile: row and bytes go together, while the row is held. Raises `StartError`, unless
-    `force` is given, if the database knows so few of the store's blobs that it must be another registry's.
+    A registry may be serving meanwhile: row and bytes go together, while the row is held. Raises `ForeignStoreError`
+    for another registry's store; and `StartError`, unless `force` is given, if the database knows so few of the store's
+    blobs that it must be an older copy, or another one and the store from before registries had ids.
     """
     limit = datetime.now(UTC) - grace
     removed, freed = [], 0
@@ -142,8 +156,8 @@ def _loose_blobs(database: Database, stored: Iterable[StoredBlob], limit: dateti
     if len(loose) > known and not force:
         raise StartError(
             f"the database {database.engine.url} knows {known} of the {known + len(loose)} files in the store, so it "
-            "seems to be another registry's; nothing was removed. Give the registry's own --database-url and --folder, "
-            "or --force to remove the files that it doesn't know"
+            "seems to be another registry's, or an old copy; nothing was removed. Give the registry's own "
+            "--database-url and --folder, or --force to remove the files that it doesn't know"
         )
     return loose
 
@@ -201,7 +215,7 @@ def backup(settings: Settings, path: Path, report: Report = silent) -> BundleRep
 
 
 def restore(settings: Settings, path: Path, report: Report = silent) -> BundleReport:
-    """Fills a new, empty registry from a backup."""
+    """Fills a new, empty registry from a backup; it keeps an id of its own, and its store."""
     with _open(settings, makes=True) as (database, store):
         return bundle.restore(database, Blobs(database, store), path, report)
 
@@ -289,14 +303,14 @@ def _state(token: Token) -> str:
 
 @contextmanager
 def _open(settings: Settings, *, makes: bool = False) -> Iterator[tuple[Database, BlobStore]]:
-    """Database and store of a registry that is there; `makes` makes or upgrades one."""
+    """Database and store of a registry that is there; `makes` makes or upgrades one. Raises `ForeignStoreError`."""
     database = Database(settings.database)
     try:
-        if makes:
-            migrate.upgrade(database)
-        else:
+        if not makes:
             _check_schema(database)
-        yield database, open_store(settings)
+        store = open_store(settings)
+        (identity.prepare if makes else identity.check)(settings, database, store)
+        yield database, store
     finally:
         database.close()
 

@@ -14,7 +14,7 @@ from registry.benchmarks import Benchmarks
 from registry.blobs import Blobs
 from registry.db import Database
 from registry.guard import Guard
-from registry.migrate import upgrade
+from registry.identity import prepare
 from registry.overview import Overviews
 from registry.release import RELEASE
 from registry.routes import (
@@ -39,11 +39,11 @@ from registry.storage import open_store
 
 def create_app(settings: Settings) -> FastAPI:
     """The registry as an ASGI app; its schema is upgraded when it starts. Raises `StartError` for a wrong setting."""
-    database = Database(settings.database)
+    database, store = Database(settings.database), open_store(settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        await run_in_threadpool(upgrade, database)
+        await run_in_threadpool(prepare, settings, database, store)
         yield
         await run_in_threadpool(database.close)
 
@@ -59,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.settings = settings
     expires = timedelta(seconds=settings.upload_expires_s)
-    app.state.registry = Registry(database, Blobs(database, open_store(settings), expires))
+    app.state.registry = Registry(database, Blobs(database, store, expires))
     app.state.benchmarks = Benchmarks(database)
     app.state.overviews = Overviews(database)
     app.state.gate = Gate(database, settings)

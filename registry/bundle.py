@@ -4,7 +4,8 @@
     blobs/HEX             each blob, verified on its way out and in
     tables/NAME.jsonl     one row a line; the same for SQLite and PostgreSQL, so that a backup moves between them
 
-Uploads under way are left out, and listings, which are made from versions. Tokens are in it as their hashes only; a
+Uploads under way are left out, listings, which are made from versions, and the registry's id: what is restored is a
+registry of its own, whose store isn't the old one's. Tokens are in it as their hashes only; a
 bundle still tells who may do what, so keep it as the database is kept. Rows pass through in batches, both ways, so
 that a registry may be larger than the memory.
 """
@@ -37,7 +38,7 @@ from registry.tables import Base, UtcDateTime
 from registry.tar import add_blobs, add_file, digest_of_entry, reading, writing
 
 FORMAT = 1
-_LEFT_OUT = {"uploads", "chunks", "listings"}
+_LEFT_OUT = {"uploads", "chunks", "listings", "identity"}
 _HEAD = {"format": int, "revision": str, "rows": dict, "blobs": int}
 _TABLE = re.compile(r"tables/([a-z_]{1,40})\.jsonl\Z")
 _BATCH = 1_000

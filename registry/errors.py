@@ -2,7 +2,8 @@
 
 RegistryError
 ├── StartError                          the registry can't start: settings, port, database
-│   └── SchemaError                     the database's schema isn't this program's
+│   ├── SchemaError                     the database's schema isn't this program's
+│   └── ForeignStoreError               the blob store belongs to another registry
 ├── InvalidRequestError                 REQUEST_INVALID
 │   ├── InvalidStubError                STUB_INVALID
 │   ├── InvalidManifestError            MANIFEST_INVALID
@@ -62,6 +63,10 @@ class StartError(RegistryError):
 
 class SchemaError(StartError):
     """The database's schema isn't the one that this program knows."""
+
+
+class ForeignStoreError(StartError):
+    """The blob store carries another registry's id."""
 
 
 class InvalidRequestError(RegistryError):

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, exists, func, or_, select
 from sqlalchemy.orm import Session, defer
 
 from registry.caller import Caller
-from registry.tables import Model, Name, Tag, Token, Version
+from registry.tables import Identity, Model, Name, Tag, Token, Version
 
 LATEST = "latest"
 MAX_ROWS = 1_000  # of one query; who needs all asks again below the last
@@ -187,3 +187,11 @@ def all_tokens(session: Session) -> Sequence[Token]:
 def any_token(session: Session) -> bool:
     """Whether a token was ever created: revoking the last one doesn't open the registry again."""
     return session.scalar(select(Token.id).limit(1)) is not None
+
+
+# --- the registry
+
+
+def registry_id(session: Session) -> str:
+    """The registry's own id, 32 hex digits."""
+    return session.scalars(select(Identity.id)).one()

@@ -14,8 +14,9 @@ import uvicorn
 from registry.app import create_app
 from registry.db import Database
 from registry.errors import StartError
-from registry.migrate import upgrade
+from registry.identity import prepare
 from registry.settings import Settings
+from registry.storage import open_store
 
 GRACE_S = 20
 
@@ -28,7 +29,8 @@ def serve(settings: Settings) -> None:
     _log_to_stderr()
     database = Database(settings.database)
     try:
-        upgrade(database)  # here, because an error within the app's own start would end the process by force
+        # here, because an error within the app's own start would end the process by force
+        prepare(settings, database, open_store(settings))
     finally:
         database.close()
     listener = listen(settings)

@@ -110,6 +110,11 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.storage / 'registry.db'}"
 
     @property
+    @property
+    def blobs_at(self) -> str:
+        """Where the blobs lie: the bucket's URL or the folder."""
+        return self.blob_store or str(self.storage)
+
     def listens_on_loopback(self) -> bool:
         """Whether only programs on this machine can connect to the registry; one of them may be a proxy."""
         return _is_loopback(self.host)

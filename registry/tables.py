@@ -5,6 +5,7 @@ models ──< versions ──< files >── blobs        names: every full nam
    └─────< tags >── versions                   tokens: sha256 of each token, never the token
 models ─── listings >── versions               listings: what a search sees, one for each model with a latest version
 versions ──< benchmarks                        scopes: which are private; offers: who sent a blob; audit: who did what
+                                               identity: the registry's id, in one row
 """
 
 from __future__ import annotations
@@ -350,3 +351,13 @@ class AuditEntry(Base):
     action: Mapped[str] = mapped_column(String(32))
     target: Mapped[str] = mapped_column(String(600), index=True)
     detail: Mapped[str | None] = mapped_column(String(1024))
+
+
+class Identity(Base):
+    """The registry's id, in one row; its blob store carries the same."""
+
+    __tablename__ = "identity"
+    __table_args__ = (CheckConstraint("one = 1", name="one"), CheckConstraint("length(id) = 32", name="id"))
+
+    one: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    id: Mapped[str] = mapped_column(String(32))

@@ -79,6 +79,20 @@ def scrub_registry(folder: FolderOption = None, database_url: DatabaseOption = N
         raise typer.Exit(EXIT_INTEGRITY)
 
 
+@app.command("adopt")
+def adopt_store(folder: FolderOption = None, database_url: DatabaseOption = None) -> None:
+    """Give a store of files that another registry had to this database, as after a move or a restore.
+
+    The other registry is refused it from then on. The bucket is that of ZOO_REGISTRY_BLOB_STORE.
+    Example: zoo registry adopt --database-url postgresql://zoo@localhost/new --folder /srv/zoo
+    """
+    from registry import admin
+
+    done = admin.adopt(existing(folder, database_url))
+    before = f"; it was {done.previous_id}'s" if done.previous_id else ""
+    Output.emit(done, f"{done.store} belongs to the registry {done.registry_id} now{before}")
+
+
 @app.command("verify")
 def verify_registry(folder: FolderOption = None, database_url: DatabaseOption = None) -> None:
     """The same as scrub."""

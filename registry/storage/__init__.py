@@ -2,6 +2,7 @@
 
     blobs/ab/cd/abcd...     a blob, complete and verified; the same names in a folder and in a bucket
     staged/KEY              a chunk of an upload that is still going on
+    registry-id             the id of the registry that the store belongs to
     incoming/               files that are being received; always on this machine's disk
 
 A blob's name is its digest, so two writers of one name write the same bytes: no store needs conditional writes.
@@ -68,6 +69,12 @@ class BlobStore(Protocol):
 
     def staged(self) -> Iterator[tuple[str, float]]:
         """Every chunk's key, and when it was stored (seconds since the epoch)."""
+
+    def registry_id(self) -> str | None:
+        """The id of the registry that the store belongs to, or None if it was never given to one."""
+
+    def set_registry_id(self, registry_id: str) -> None:
+        """Gives the store to a registry, whole or not at all."""
 
     def sweep_incoming(self, older_than_s: float) -> int:
         """Removes files that nobody wrote to for so many seconds; returns their number."""

@@ -11,7 +11,15 @@ from pathlib import Path
 
 from registry.errors import DamagedBlobError, UnavailableError, UnknownBlobError
 from registry.storage import StoredBlob
-from registry.storage.incoming import ALGORITHM, BLOCK_BYTES, Incoming, IncomingFile, told, unavailable
+from registry.storage.incoming import (
+    ALGORITHM,
+    BLOCK_BYTES,
+    REGISTRY_ID,
+    Incoming,
+    IncomingFile,
+    told,
+    unavailable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +29,7 @@ class FolderBlobStore(Incoming):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / "incoming")
-        self._blobs, self._staged = folder / "blobs", folder / "staged"
+        self._blobs, self._staged, self._registry_id = folder / "blobs", folder / "staged", folder / REGISTRY_ID
         try:
             self._blobs.mkdir(exist_ok=True)
             self._staged.mkdir(mode=0o700, exist_ok=True)
@@ -81,6 +89,19 @@ class FolderBlobStore(Incoming):
                     yield path.name, path.stat().st_mtime
                 except FileNotFoundError:
                     continue
+
+    def registry_id(self) -> str | None:
+        """The id in the file that says whose the folder is."""
+        with told("read"):
+            try:
+                return self._registry_id.read_text("ascii", "replace").strip()
+            except FileNotFoundError:
+                return None
+
+    def set_registry_id(self, registry_id: str) -> None:
+        """Writes that file by one rename."""
+        with self.written(f"{registry_id}\n".encode()) as file:
+            _move(file, self._registry_id, (self._registry_id.parent,))
 
     def _place(self, digest: str) -> Path:
         name = digest.removeprefix(ALGORITHM)

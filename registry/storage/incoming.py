@@ -16,6 +16,7 @@ from registry.errors import InvalidDigestError, UnavailableError
 
 BLOCK_BYTES = 1 << 20
 ALGORITHM = "sha256:"
+REGISTRY_ID = "registry-id"  # the name of the file or object that says whose a store is
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,16 @@ class Incoming:
     def receive(self) -> IncomingFile:
         """A new file."""
         return IncomingFile(self._folder / uuid.uuid4().hex)
+
+    @contextmanager
+    def written(self, data: bytes) -> Iterator[IncomingFile]:
+        """A new file with these bytes, which the block may take."""
+        file = self.receive()
+        try:
+            file.write(data)
+            yield file
+        finally:
+            file.discard()
 
     def sweep_incoming(self, older_than_s: float) -> int:
         """Removes files that nobody wrote to for so many seconds; returns their number."""

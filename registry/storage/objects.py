@@ -21,7 +21,7 @@ from obstore.store import MemoryStore, S3Store
 
 from registry.errors import StartError, UnavailableError, UnknownBlobError
 from registry.storage import StoredBlob
-from registry.storage.incoming import ALGORITHM, BLOCK_BYTES, Incoming, IncomingFile
+from registry.storage.incoming import ALGORITHM, BLOCK_BYTES, REGISTRY_ID, Incoming, IncomingFile
 
 Store = S3Store | MemoryStore
 PART_BYTES = 8 << 20
@@ -103,6 +103,19 @@ class ObjectBlobStore(Incoming):
         """Every chunk's key and time."""
         for key, _, stored_at in self._list("staged/"):
             yield key, stored_at
+
+    def registry_id(self) -> str | None:
+        """The id in the object that says whose the bucket, or its prefix, is."""
+        with _guarded("read"):
+            try:
+                return bytes(obstore.get(self._store, REGISTRY_ID).bytes()).decode("ascii", "replace").strip()
+            except FileNotFoundError:
+                return None
+
+    def set_registry_id(self, registry_id: str) -> None:
+        """Sends that object."""
+        with self.written(f"{registry_id}\n".encode()) as file:
+            self._put(file, REGISTRY_ID)
 
     def _size(self, key: str) -> int | None:
         with _guarded("read"):

@@ -27,7 +27,7 @@ from registry import admin
 from registry.app import create_app
 from registry.db import Database
 from registry.settings import Settings
-from registry.tables import Base
+from registry.tables import Base, Identity
 from tests.registry import s3_server
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +126,8 @@ class Site:
         database = Database(self.settings.database)
         with database.exclusive() as connection:
             for table in reversed(Base.metadata.sorted_tables):
-                connection.execute(table.delete())
+                if table is not Identity.__table__:
+                    connection.execute(table.delete())
         database.close()
         for name in ("blobs", "staged", "incoming"):
             shutil.rmtree(self.settings.storage / name)

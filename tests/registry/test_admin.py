@@ -14,11 +14,11 @@ from starlette.testclient import TestClient
 
 from registry import admin, migrate
 from registry.db import Database
-from registry.errors import SchemaError, StartError
+from registry.errors import SchemaError
 from registry.settings import Settings
 from registry.storage.folder import FolderBlobStore
 from tests.registry.builders import bert, digest_of, small
-from tests.registry.conftest import Site, open_site
+from tests.registry.conftest import Site
 from tests.registry.test_migrate import HEAD
 
 NOW = timedelta(microseconds=1)
@@ -62,26 +62,6 @@ def test_row_39_bytes_without_a_row_are_invisible_can_be_sent_again_and_are_swep
     assert admin.gc(site.settings).removed == [digest_of(data)]
     assert client.put(url, content=data).status_code == 201
     assert client.get(url).content == data
-
-
-def test_a_sweep_with_another_registry_s_database_removes_nothing(sqlite_site: Site, empty_database: str) -> None:
-    """Neither with an empty one nor with one of other models; `force` is for who means it."""
-    bert().publish(sqlite_site.client)
-    stored = path_of(sqlite_site, next(iter(bert().files.values()))[1])
-    for path in (sqlite_site.settings.storage / "blobs").glob("??/??/*"):
-        os.utime(path, (1, 1))
-    wrong = sqlite_site.settings.model_copy(update={"database_url": Settings(database_url=empty_database).database_url})
-    admin.upgrade(wrong)
-    with pytest.raises(StartError, match=r"knows 0 of the .* files .*--force"):
-        admin.gc(wrong)
-    with open_site(wrong) as other:
-        small(text="other").publish(other.client)
-    for dry_run in (False, True):
-        with pytest.raises(StartError, match=r"knows 1 of the "):
-            admin.gc(wrong, dry_run=dry_run)
-    assert stored.exists()
-    assert len(admin.gc(wrong, force=True).removed) > 1
-    assert not stored.exists()
 
 
 @pytest.mark.parametrize(

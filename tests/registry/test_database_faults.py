@@ -72,6 +72,7 @@ def test_row_55_a_migration_that_was_killed_at_each_step_is_finished_by_the_next
         assert done.returncode == -9, done.stderr
         kills += 1
     assert kills > 3
+    admin.adopt(settings)  # its id went with the schema
     with open_site(settings) as site:
         view = site.client.get("/api/v1/resolve", params={"stub": LONG}).json()
         assert (view["version"], len(view["files"])) == (1, 12)

@@ -36,6 +36,7 @@ def old(new_postgres: Callable[..., str], tmp_path: Path) -> Iterator[Site]:
         database = Database(settings.database)
         assert downgrade(database, "0003") == "0003"
         database.close()
+        (settings.storage / "registry-id").unlink()  # no store had one then
         yield site
 
 

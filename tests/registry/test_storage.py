@@ -152,6 +152,14 @@ def test_chunks_are_staged_read_and_unstaged(store: BlobStore) -> None:
     assert list(store.blobs()) == []
 
 
+def test_a_store_says_whose_it_is(store: BlobStore) -> None:
+    assert store.registry_id() is None
+    for registry_id in ("0" * 32, "f" * 32):
+        store.set_registry_id(registry_id)
+        assert store.registry_id() == registry_id
+    assert list(store.blobs()) == list(store.staged()) == []
+
+
 def test_row_52_names_are_digests_alone(store: BlobStore) -> None:
     """No text of a client becomes a key, so none can collide or lead elsewhere; near twins stay apart."""
     twins = [put(store, data) for data in (b"a/b", b"a\\b", b".a", b"a", b"", b"\0")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
@@ -28,11 +28,17 @@ Time = Annotated[
 
 
 class _In(BaseModel):
+    """A body; `MAX_BODY_BYTES` is how much JSON may be sent for it, in so far as the operator lets it."""
+
+    MAX_BODY_BYTES: ClassVar[int] = 1 << 16
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class MissingIn(_In):
     """Digests that a client is about to upload."""
+
+    MAX_BODY_BYTES = 1 << 20  # anybody may send it; ten thousand digests fit
 
     digests: Annotated[list[Digest], Field(max_length=MAX_DIGESTS)]
 
@@ -53,6 +59,8 @@ class SamplesIn(_In):
 
 class VersionIn(_In):
     """A version to publish: its manifest, the tags to move to it, and the number it must get, if that matters."""
+
+    MAX_BODY_BYTES = 1 << 28  # the operator's setting is what bounds it
 
     manifest: dict[str, Any]
     tags: Annotated[list[Annotated[str, Field(max_length=128)]], Field(max_length=MAX_TAGS)] = []

@@ -36,7 +36,8 @@ class Settings(BaseSettings):
                         more than loopback
     max_blob_bytes      largest file accepted
     max_chunk_bytes     largest chunk of an upload accepted
-    max_body_bytes      largest JSON body accepted where a writer's token is asked for; elsewhere a MiB at most
+    max_body_bytes      largest JSON body of a version accepted; that of other requests is 64 KiB, or a MiB for the
+                        digests that a client is about to upload and for GraphQL
     max_requests        requests served at once; more get 503
     requests_per_minute of one token or address; more get 429. None: 6,000, and unlimited on loopback; 0: unlimited
     upload_idle_s       a body that stays silent for this many seconds ends, as does one that comes very slowly
@@ -110,11 +111,11 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.storage / 'registry.db'}"
 
     @property
-    @property
     def blobs_at(self) -> str:
         """Where the blobs lie: the bucket's URL or the folder."""
         return self.blob_store or str(self.storage)
 
+    @property
     def listens_on_loopback(self) -> bool:
         """Whether only programs on this machine can connect to the registry; one of them may be a proxy."""
         return _is_loopback(self.host)

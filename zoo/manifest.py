@@ -130,7 +130,7 @@ class Manifest(_Closed):
     schema_version: Annotated[int, Field(ge=1, le=1)] = 1
     name: NameText
     alias: NameText | None = None
-    files: Annotated[tuple[FileEntry, ...], Field(min_length=1, max_length=MAX_FILES)]
+    files: Annotated[tuple[FileEntry, ...], Field(min_length=1, max_length=MAX_FILES, fail_fast=True)]
     metadata: Metadata = Metadata()
 
     @field_validator("files")

@@ -15,6 +15,7 @@ from registry.routes import bodies
 from registry.routes.bodies import MAX_OPEN_BYTES, read_json
 from tests.registry.builders import digest_of, small
 from tests.registry.conftest import Site
+from zoo.manifest import MAX_FILES
 
 JSON = {"Content-Type": "application/json"}
 DIGEST = digest_of(b"weights")
@@ -44,7 +45,7 @@ def test_row_34_json_that_is_left_to_chance_is_refused(client: TestClient) -> No
         b'{"digests": [1e999]}',
         b'{"digests": [' + b"9" * 5_000 + b"]}",
         b'{"digests": [9223372036854775808, -0]}',
-        b'{"digests": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"digests": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
         b'{"digests": {}}',
         b'{"digests": null}',
         b'{"digests": [], "more": 1}',
@@ -95,6 +96,63 @@ def test_row_45_who_needs_no_token_sends_little(sqlite_site: Site) -> None:
     assert refused(sqlite_site.client.post("/api/v1/versions", json={"manifest": manifest})) == "MANIFEST_INVALID"
 
 
+SMALL, LISTED = 1 << 16, 1 << 20
+LIMITS = [
+    ("PUT", "/api/v1/tags", SMALL),
+    ("PUT", "/api/v1/yanks", SMALL),
+    ("POST", "/api/v1/versions/delete", SMALL),
+    ("POST", "/api/v1/uploads", SMALL),
+    ("POST", "/api/v1/benchmarks", SMALL),
+    ("POST", "/api/v1/blobs/missing", LISTED),
+    ("POST", "/v2/graphql", LISTED),
+    ("POST", "/api/v1/versions", 1 << 24),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "limit"), LIMITS)
+@pytest.mark.parametrize("has_length", [True, False])
+def test_row_45_each_route_takes_what_it_can_need(
+    sqlite_site: Site, method: str, path: str, limit: int, has_length: bool
+) -> None:
+    for size, is_refused in ((limit, False), (limit + 1, True)):
+        body = b'{"stub": "' + b"a" * (size - 12) + b'"}'
+        content = body if has_length else iter([body[:100], body[100:]])
+        answer = sqlite_site.client.request(method, path, content=content, headers=JSON)
+        assert (refused(answer) == "TOO_LARGE") == is_refused, size
+
+
+MANY = {
+    "numbers": b'{"manifest": {"name": "zoo:x", "files": [' + b"0," * 100_000 + b"0]}}",
+    "lists": b'{"manifest": {"name": "zoo:x", "files": [' + b"[]," * 50_000 + b"[]]}}",
+    "objects": b'{"manifest": {"name": "zoo:x", "files": [' + b"{}," * 50_000 + b"{}]}}",
+    "depth": b'{"manifest": ' + b'{"a":[' * 50_000,
+    "escapes": b'{"manifest": {"name": "' + b"\\u0041" * 100_000 + b'"}}',
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_row_45_a_body_of_many_values_is_refused_before_it_is_parsed(
+    sqlite_site: Site, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(bodies, "json", None)
+    assert refused(sqlite_site.client.post("/api/v1/versions", content=MANY[kind], headers=JSON)) == "TOO_LARGE"
+
+
+def test_row_45_an_object_of_many_keys_is_refused(sqlite_site: Site) -> None:
+    for keys, code in ((256, "MANIFEST_INVALID"), (257, "TOO_LARGE")):
+        manifest = {str(number): 1 for number in range(keys)}
+        assert refused(sqlite_site.client.post("/api/v1/versions", json={"manifest": manifest})) == code
+
+
+def test_row_45_the_largest_manifest_is_within_the_bounds(sqlite_site: Site) -> None:
+    folder = "/".join(["d" * 200] * 5)
+    entry = {"sha256": DIGEST, "size_bytes": 1 << 40, "role": "sample-outputs"}
+    files = [{"path": f"{folder}/{number:05}", **entry} for number in range(MAX_FILES)]
+    manifest = small().manifest | {"files": files, "metadata": {"description": "\N{BIRD}" * 4_096}}
+    answer = sqlite_site.client.post("/api/v1/versions", json={"manifest": manifest, "tags": ["a"] * 64})
+    assert refused(answer) == "MANIFEST_BLOB_UNKNOWN"
+
+
 def test_row_45_a_large_body_is_parsed_beside_the_event_loop(
     sqlite_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,7 +163,7 @@ def test_row_45_a_large_body_is_parsed_beside_the_event_loop(
         return read_json(data)
 
     monkeypatch.setattr(bodies, "read_json", read)
-    body = b'{"digests": [' + b'"a",' * 100_000 + b'"a"]}'
+    body = b'{"digests": [' + b'"a",' * 50_000 + b'"a"]}'
     refused(sqlite_site.client.post("/api/v1/blobs/missing", content=body, headers=JSON))
     assert loops == [False]
 

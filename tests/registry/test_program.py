@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -145,6 +146,20 @@ def test_row_45_a_silent_or_dripping_sender_is_sent_away(shared_program: Program
                 except TimeoutError:
                     continue
         assert answer.startswith(b"HTTP/1.1 400"), (path, drips)
+
+
+def test_row_45_a_hostile_body_keeps_nobody_waiting(shared_program: Program) -> None:
+    """Of five million empty lists each was an error, which took more than half a minute."""
+    body = b'{"manifest": {"name": "zoo:x", "files": [' + b"[]," * 5_000_000 + b"[]]}}"
+    with shared_program.client() as client, shared_program.client() as other, ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(client.post, "/api/v1/versions", content=body, headers={"Content-Type": "application/json"})
+        times = []
+        while not sent.done():
+            started = time.monotonic()
+            assert other.get("/api/v1/health").status_code == 200
+            times.append(time.monotonic() - started)
+        assert sent.result().json()["code"] == "TOO_LARGE"
+    assert max(times) < 3
 
 
 def test_answers_come_without_waiting_for_acknowledgements(shared_program: Program) -> None:

@@ -14,11 +14,18 @@ import onnxruntime
 import pytest
 import safetensors.torch
 import torch
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    DistilBertConfig,
+    DistilBertModel,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaModel,
+)
 
 import engine
 from engine.pipelines import Pipeline
-from tests.zoo.train.conftest import make_reviews, write_tsv
+from tests.zoo.train.conftest import make_reviews, make_tokenizer, tiny_config, write_tsv
 from tests.zoo.train.runs import TEXT_RECIPE, text_flags
 from zoo.answers import load_tokenizer
 from zoo.texts import text_rows
@@ -116,6 +123,27 @@ def test_the_engine_runs_what_was_trained(kind: str, request: pytest.FixtureRequ
         found = pipeline(sequences=texts)
     assert {label for labels in found.labels for label in labels} <= {"0", "1"}
     assert [[str(logits.argmax())] for logits in theirs] == found.labels
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "roberta"])
+def test_heads_of_two_layers_are_trained_and_served(kind: str, reviews: Files, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    base: PreTrainedModel
+    if kind == "roberta":
+        base = RobertaModel(RobertaConfig(**{**tiny_config().to_dict(), "model_type": kind, "pad_token_id": 0}))
+    else:
+        sizes = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 64}
+        base = DistilBertModel(DistilBertConfig(vocab_size=len(tokenizer), **sizes))
+    base.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    recipe = "modifiers:\n  - !QuantizationModifier {start_epoch: 0.0}\n"
+    more = ("--max_steps", "2", "--recipe", recipe, "--num_export_samples", "1")
+    assert main(text_flags(tmp_path / "base", tmp_path / "out", *reviews, *more)) == 0
+    deployment = tmp_path / "out" / "deployment"
+    inputs = dict(np.load(deployment / "sample-inputs" / "inp-0000.npz"))
+    expected = np.load(deployment / "sample-outputs" / "out-0000.npz")["logits"]
+    assert engine.compile(deployment).run(inputs)["logits"] == pytest.approx(expected, abs=0.05)
 
 
 def test_a_base_of_the_same_labels_keeps_its_head_and_their_order(

@@ -224,7 +224,13 @@ def _checked(kind: type[SchemaT], fields: object, what: str) -> SchemaT:
 
 def problems(error: ValidationError) -> str:
     """Say in one line what is wrong with which field."""
-    return "; ".join(f"{'.'.join(map(str, row['loc'])) or 'it'}: {row['msg']}" for row in error.errors())
+    told = (f"{field_name(row['loc']) or 'it'}: {row['msg']}" for row in error.errors())
+    return "; ".join(dict.fromkeys(told))
+
+
+def field_name(location: Sequence[int | str]) -> str:
+    """Return a field as a user wrote it: without the types, such as list[str], that pydantic tried it for."""
+    return ".".join(str(part) for part in location if "[" not in str(part))
 
 
 def _padding_id(tokenizer: Tokenizer, folder: ModelFolder) -> int:

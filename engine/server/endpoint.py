@@ -10,7 +10,7 @@ from pydantic_core import from_json, to_json
 
 from engine.errors import EngineError
 from engine.pipelines import Pipeline
-from engine.pipelines.pipeline import Schema
+from engine.pipelines.pipeline import Schema, field_name
 from engine.pipelines.tasks import find_task
 from engine.server.errors import BusyError, HttpError
 from engine.server.settings import EndpointSettings
@@ -108,4 +108,5 @@ def parse(body: bytes) -> object:
 
 def _problems(error: ValidationError, place: list[int]) -> list[dict[str, Any]]:
     rows = error.errors(include_input=False, include_url=False, include_context=False)
-    return [{"field": ".".join(map(str, (*place, *row["loc"]))) or "request", "problem": row["msg"]} for row in rows]
+    told = dict.fromkeys((field_name((*place, *row["loc"])) or "request", row["msg"]) for row in rows)
+    return [{"field": field, "problem": problem} for field, problem in told]

@@ -127,6 +127,12 @@ def test_row_101_wrong_requests_are_named_shortly(server: Server, path: str, doc
     assert len(response.content) < 800
 
 
+def test_a_wrong_field_is_named_as_it_was_written(server: Server) -> None:
+    wrong = [{"inputs": ["a", 1]}, {"inputs": "a", "is_split_into_words": True}]
+    error = assert_error(server.client.post("/predict/tokens", json=wrong), 422)
+    assert {row["field"] for row in error["problems"]} == {"0.inputs", "0.inputs.0", "0.inputs.1", "1"}
+
+
 def test_a_text_of_very_many_words_is_one(server: Server) -> None:
     words = ["the", "paris"] * 10_000
     found = server.client.post("/predict/tokens", json={"inputs": words, "is_split_into_words": True}).json()

@@ -28,6 +28,8 @@ from engine.program import (
     Program,
     Quantization,
     Quantize,
+    QuantizeTokens,
+    Rescale,
     Select,
     Step,
     Table,
@@ -40,6 +42,7 @@ _FUSED_OPERATORS = (
     "Column",
     "Embed",
     "FakeQuantize",
+    "FakeQuantizeTokens",
     "LayerNorm",
     "Linear",
     "LinearInteger",
@@ -99,6 +102,7 @@ class _Lowering:
         self._steps: list[Step] = []
         self._floats: dict[str, BufferId] = {}
         self._bytes: dict[tuple[str, Quantization], BufferId] = {}
+        self._of_tokens: dict[str, tuple[BufferId, BufferId]] = {}
 
     def program(self) -> Program:
         lowerings: dict[str, Callable[[Node], None]] = {
@@ -108,6 +112,7 @@ class _Lowering:
             "Column": lambda _: None,
             "Embed": self._embed,
             "FakeQuantize": self._fake_quantize,
+            "FakeQuantizeTokens": self._fake_quantize_tokens,
             "LayerNorm": self._layer_norm,
             "Linear": self._linear,
             "LinearInteger": self._linear_integer,
@@ -200,6 +205,9 @@ class _Lowering:
     def _linear_integer(self, node: Node) -> None:
         x, weight, scale, bias = node.inputs
         constants = self._graph.constants
+        if x in self._of_tokens:
+            self._linear_of_tokens(node)
+            return
         source, quantization = self._quantized(x)
         out, out_quantization = self._integer_result(node)
         self._steps.append(
@@ -213,6 +221,25 @@ class _Lowering:
                 _activation(node),
                 out,
                 out_quantization,
+            )
+        )
+
+    def _linear_of_tokens(self, node: Node) -> None:
+        x, weight, scale, bias = node.inputs
+        constants, (source, scales) = self._graph.constants, self._of_tokens[x]
+        product, no_bias = self._new_buffer(node.key, "f32"), np.zeros_like(constants[bias])
+        layer = LinearU8(node.key, source, 128, constants[weight], constants[scale], no_bias, "none", product, None)
+        offset = layer.weight.sum(axis=1, dtype=np.int64) * layer.scale.astype(np.float64)
+        self._steps.append(layer)
+        self._steps.append(
+            Rescale(
+                node.key,
+                product,
+                scales,
+                offset.astype(np.float32),
+                constants[bias],
+                _activation(node),
+                self._new_float(node.key),
             )
         )
 
@@ -273,6 +300,14 @@ class _Lowering:
         if self._needs_float(node.key) or self._quantizations(node.key):
             source = self._bytes[x, quantization]
             self._steps.append(Dequantize(node.key, source, self._new_float(node.key), quantization))
+
+    def _fake_quantize_tokens(self, node: Node) -> None:
+        source = self._floats[node.inputs[0]]
+        kind = self._buffers[source].rows
+        out = self._new_buffer(node.key, "u8")
+        self._buffers.append(Buffer(f"{node.key} scales", 2, "f32", kind))
+        self._of_tokens[node.key] = (out, len(self._buffers) - 1)
+        self._steps.append(QuantizeTokens(node.key, source, *self._of_tokens[node.key]))
 
     def _quantized(self, value: str) -> tuple[BufferId, Quantization]:
         """The uint8 buffer behind a FakeQuantize, and how it is to be read."""

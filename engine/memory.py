@@ -19,6 +19,8 @@ from engine.program import (
     Output,
     Program,
     Quantize,
+    QuantizeTokens,
+    Rescale,
     Select,
     Step,
 )
@@ -56,7 +58,9 @@ def reads(step: Step) -> tuple[BufferId, ...]:
             return (step.query, step.key, step.value)
         case Add():
             return (step.left, step.right)
-        case Quantize() | Dequantize() | LinearF32() | Activate() | Select() | Output():
+        case Rescale():
+            return (step.input, step.scales)
+        case Quantize() | QuantizeTokens() | Dequantize() | LinearF32() | Activate() | Select() | Output():
             pass
     return (step.input,)
 
@@ -66,6 +70,8 @@ def writes(step: Step) -> tuple[BufferId, ...]:
     match step:
         case LayerNorm(out=out, out_quantized=quantized):
             return tuple(b for b in (out, quantized) if b is not None)
+        case QuantizeTokens():
+            return (step.out, step.scales)
         case Output():
             return ()
         case _:

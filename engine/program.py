@@ -113,6 +113,35 @@ class Quantize:
 
 
 @dataclass(frozen=True)
+class QuantizeTokens:
+    """Bytes by a scale and a zero point for each token, found from its channels as ONNX's DynamicQuantizeLinear finds
+    one for a whole tensor: x f32 [T, K], `out` u8 [T, K], `scales` f32 [T, 2] the scale and the zero point less 128.
+    """
+
+    name: str
+    input: BufferId
+    out: BufferId
+    scales: BufferId
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """y = act((x - z offset) s + bias) with s and z of each token, the `scales` of QuantizeTokens; x and y f32 [T, N].
+
+    x is a LinearU8's product of a token's bytes less 128 with a weight in real numbers, of which `offset[n]` is the sum
+    of row n.
+    """
+
+    name: str
+    input: BufferId
+    scales: BufferId
+    offset: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    activation: Activation
+    out: BufferId
+
+
+@dataclass(frozen=True)
 class Dequantize:
     """x = (q - zero_point) * scale, f32: for a value that was quantized and is then read as a float."""
 
@@ -229,7 +258,21 @@ class Output:
     column: int | None = None
 
 
-Step = Embed | LayerNorm | Quantize | Dequantize | LinearF32 | LinearU8 | Attention | Add | Activate | Select | Output
+Step = (
+    Embed
+    | LayerNorm
+    | Quantize
+    | QuantizeTokens
+    | Dequantize
+    | LinearF32
+    | LinearU8
+    | Rescale
+    | Attention
+    | Add
+    | Activate
+    | Select
+    | Output
+)
 
 
 @dataclass(frozen=True)

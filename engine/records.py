@@ -25,6 +25,8 @@ from engine.program import (
     Program,
     Quantization,
     Quantize,
+    QuantizeTokens,
+    Rescale,
     Select,
     Step,
     Table,
@@ -47,6 +49,8 @@ OPS: Final = (
     "dequantize",
     "sparse_f32",
     "code_u8",
+    "quantize_tokens",
+    "rescale",
 )
 ACTIVATIONS: Final[tuple[Activation, ...]] = ("none", "gelu", "relu", "tanh", "gelu_tanh")
 SOURCES: Final = ("input", "position", "constant", "counted")
@@ -116,6 +120,15 @@ def _layernorm(step: LayerNorm, _: Program) -> Record:
 
 def _quantize(step: Quantize, _: Program) -> Record:
     return _conversion("quantize", step)
+
+
+def _quantize_tokens(step: QuantizeTokens, _: Program) -> Record:
+    return Record("quantize_tokens", step.name, (step.input,), (step.out, step.scales))
+
+
+def _rescale(step: Rescale, _: Program) -> Record:
+    attributes, blobs = (ACTIVATIONS.index(step.activation),), (_f32(step.offset), _f32(step.bias))
+    return Record("rescale", step.name, (step.input, step.scales), (step.out,), attributes, (), blobs)
 
 
 def _dequantize(step: Dequantize, _: Program) -> Record:
@@ -222,6 +235,8 @@ WRITERS: Final[dict[type[Step], Callable[[Any, Program], Record]]] = {
     Embed: _embed,
     LayerNorm: _layernorm,
     Quantize: _quantize,
+    QuantizeTokens: _quantize_tokens,
+    Rescale: _rescale,
     Dequantize: _dequantize,
     LinearF32: _linear_f32,
     LinearU8: _linear_u8,

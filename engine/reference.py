@@ -13,7 +13,7 @@ from engine.graph import Array, Graph
 from engine.ops import evaluate_node
 from engine.ops.elementwise import gelu, gelu_tanh
 from engine.ops.product import integer_product
-from engine.ops.quantize import quantize
+from engine.ops.quantize import by_range, quantize
 from engine.ops.reduce import layer_norm, softmax
 from engine.program import (
     Activate,
@@ -31,6 +31,8 @@ from engine.program import (
     Program,
     Quantization,
     Quantize,
+    QuantizeTokens,
+    Rescale,
     Select,
     Step,
     Table,
@@ -77,10 +79,8 @@ class _Run:
                 self.buffers[step.out] = self._embed(step)
             case LayerNorm():
                 self._layer_norm(step)
-            case Quantize():
-                self.buffers[step.out] = _quantized(self.buffers[step.input], step.quantization)
-            case Dequantize():
-                self.buffers[step.out] = _dequantized(self.buffers[step.input], step.quantization)
+            case Quantize() | QuantizeTokens() | Dequantize() | Rescale():
+                self._convert(step)
             case LinearF32():
                 y = self.buffers[step.input] @ step.weight.T + step.bias
                 self.buffers[step.out] = activate(y, step.activation)
@@ -130,6 +130,22 @@ class _Run:
             self.buffers[step.out] = y
         if step.out_quantized is not None and step.quantization is not None:
             self.buffers[step.out_quantized] = _quantized(y, step.quantization)
+
+    def _convert(self, step: Quantize | QuantizeTokens | Dequantize | Rescale) -> None:
+        x = self.buffers[step.input]
+        match step:
+            case Quantize():
+                self.buffers[step.out] = _quantized(x, step.quantization)
+            case QuantizeTokens():
+                scale, zero = by_range(x.min(axis=-1, keepdims=True), x.max(axis=-1, keepdims=True))
+                self.buffers[step.out] = np.clip(np.rint(x * (np.float32(1) / scale)) + zero, 0, 255).astype(np.uint8)
+                self.buffers[step.scales] = np.concatenate([scale, zero - np.float32(128)], axis=-1)
+            case Dequantize():
+                self.buffers[step.out] = _dequantized(x, step.quantization)
+            case Rescale():
+                scale, zero = np.split(self.buffers[step.scales], 2, axis=-1)
+                y = (x - zero * step.offset) * scale + step.bias
+                self.buffers[step.out] = activate(y, step.activation)
 
     def _linear_u8(self, step: LinearU8) -> Array:
         x = self.buffers[step.input].astype(np.int32) - step.zero_point

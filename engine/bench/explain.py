@@ -178,7 +178,7 @@ def _why(step: StepInfo, roofline: float, bound: str, tokens: int) -> str:
     """What limits a step, in words."""
     if roofline >= _GOOD_ROOFLINE:
         return "near the machine's limit"
-    if step.kernel in ("layernorm", "add", "quantize", "dequantize", "activate", "embed", "select", "output"):
+    if step.kernel not in _INTEGER + _FLOAT:
         return "moves activations and computes little: bound by caches and by what it costs to start a step"
     if bound == "bytes":
         return (

@@ -23,6 +23,8 @@ from engine.program import (
     Program,
     Quantization,
     Quantize,
+    QuantizeTokens,
+    Rescale,
     Step,
     Table,
 )
@@ -64,9 +66,22 @@ def linear_program(step: LinearU8 | LinearF32) -> Program:
 
 def other_kernels(channels: int) -> Program:
     """Every kernel that is no linear layer, once, on heads of 64 channels."""
-    names = ("embedded", "normalised", "bytes", "attended", "attended_bytes", "dequantized", "activated", "added")
+    names = [
+        "embedded",
+        "normalised",
+        "bytes",
+        "attended",
+        "attended_bytes",
+        "dequantized",
+        "token_bytes",
+        "rescaled",
+        "activated",
+        "added",
+    ]
     place = {name: i for i, name in enumerate(names)}
-    buffers = tuple(Buffer(name, channels, "u8" if "bytes" in name else "f32") for name in names)
+    buffers = [Buffer(name, channels, "u8" if "bytes" in name else "f32") for name in names]
+    scales = len(buffers)
+    buffers.append(Buffer("scales", 2, "f32"))
     x, q = place["normalised"], place["bytes"]
     ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
     attention = Attention("attention_f32", x, x, x, channels // 64, 64, 0.125, None, 0.0, place["attended"])
@@ -90,11 +105,13 @@ def other_kernels(channels: int) -> Program:
         attention,
         integer_attention,
         Dequantize("dequantize", place["attended_bytes"], place["dequantized"], _QUANTIZATION),
-        Activate("activate", place["dequantized"], "gelu", place["activated"]),
+        QuantizeTokens("quantize_tokens", x, place["token_bytes"], scales),
+        Rescale("rescale", place["dequantized"], scales, ones, zeros, "none", place["rescaled"]),
+        Activate("activate", place["rescaled"], "gelu", place["activated"]),
         Add("add", place["activated"], place["attended"], place["added"]),
         Output("y", place["added"], 0),
     )
-    return Program((Input("ids"),), buffers, steps)
+    return Program((Input("ids"),), tuple(buffers), steps)
 
 
 def _embed(channels: int) -> Embed:

@@ -11,9 +11,7 @@ static spw_status check_table(check *c, uint32_t i, uint32_t channels) {
   uint32_t item = (c->step->attributes[EMBED_S8] >> i & 1) ? 1 : 4;
   REQUIRE(c, rows >= 1 && rows <= INT32_MAX, "an embedding table has no rows or too many");
   REQUIRE(c, source <= SOURCE_COUNTED, "an embedding table's source is unknown");
-  bool reads_input = source == SOURCE_INPUT || source == SOURCE_COUNTED;
-  REQUIRE(c, !reads_input || input < c->plan->header.input_count,
-          "an embedding table reads an input that doesn't exist");
+  REQUIRE(c, input < c->plan->header.input_count, "an embedding table reads an input that doesn't exist");
   REQUIRE(c, source == SOURCE_INPUT || offset < rows, "an embedding table's offset is behind its end");
   if (source == SOURCE_POSITION || source == SOURCE_COUNTED) {
     uint32_t limit = rows - offset - (source == SOURCE_COUNTED);
@@ -58,6 +56,26 @@ static spw_status check_conversion(check *c, kind in, kind out) {
 static spw_status check_quantize(check *c) { return check_conversion(c, F32, U8); }
 
 static spw_status check_dequantize(check *c) { return check_conversion(c, U8, F32); }
+
+static spw_status check_quantize_tokens(check *c) {
+  const spw_file_step *s = c->step;
+  TRY(reads(c, s->in[0], F32, 0));
+  uint32_t per_batch = buffer(c, s->in[0])->per_batch;
+  TRY(writes(c, s->out[0], U8, buffer(c, s->in[0])->channels, per_batch));
+  return writes(c, s->out[1], F32, 2, per_batch);
+}
+
+static spw_status check_rescale(check *c) {
+  const spw_file_step *s = c->step;
+  TRY(reads(c, s->in[0], F32, 0));
+  TRY(reads(c, s->in[1], F32, 2));
+  uint32_t channels = buffer(c, s->in[0])->channels, per_batch = buffer(c, s->in[0])->per_batch;
+  REQUIRE(c, buffer(c, s->in[1])->per_batch == per_batch, "mixes rows of tokens and of sequences");
+  REQUIRE(c, s->attributes[0] <= SPW_GELU_TANH, "its activation is unknown");
+  TRY(blob(c, 0, channels, sizeof(float)));
+  TRY(blob(c, 1, channels, sizeof(float)));
+  return writes(c, s->out[0], F32, channels, per_batch);
+}
 
 static spw_status check_attention(check *c, kind type) {
   const spw_file_step *s = c->step;
@@ -146,6 +164,8 @@ static spw_status (*const checks[SPW_OP_COUNT])(check *) = {
     [SPW_SELECT] = check_select,
     [SPW_OUTPUT] = check_output,
     [SPW_DEQUANTIZE] = check_dequantize,
+    [SPW_QUANTIZE_TOKENS] = check_quantize_tokens,
+    [SPW_RESCALE] = check_rescale,
 };
 
 static bool ranges_meet(uint64_t a, uint64_t a_end, uint64_t b, uint64_t b_end) { return a < b_end && b < a_end; }

@@ -10,6 +10,7 @@ static const char *const kernels[SPW_OP_COUNT] = {
     [SPW_ADD] = "add",             [SPW_ACTIVATE] = "activate",
     [SPW_SPARSE_F32] = "spmm_f32", [SPW_SELECT] = "select",       [SPW_OUTPUT] = "output",
     [SPW_DEQUANTIZE] = "dequantize", [SPW_CODE_U8] = "code_s8",
+    [SPW_QUANTIZE_TOKENS] = "quantize_tokens", [SPW_RESCALE] = "rescale",
 };
 
 static bool is_linear(uint32_t op) {

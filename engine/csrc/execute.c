@@ -85,6 +85,8 @@ static void quantize_item(void *context, uint32_t item, uint32_t worker) {
   tile_range(j, item, 1, &begin, &end);
   if (j->step->op == SPW_QUANTIZE) {
     j->kernels->quantize(&j->args.quantize, begin, end);
+  } else if (j->step->op == SPW_QUANTIZE_TOKENS) {
+    j->kernels->quantize_tokens(&j->args.quantize, begin, end);
   } else {
     j->kernels->dequantize(&j->args.quantize, begin, end);
   }
@@ -92,10 +94,36 @@ static void quantize_item(void *context, uint32_t item, uint32_t worker) {
 
 static void start_quantize(job *j) {
   const spw_session *s = j->session;
-  j->args.quantize = (spw_quantize){tiles_of(s, j->step->in[0]), tiles_of(s, j->step->out[0]),
-                                    channels_of(s, j->step->in[0]),
-                                    {j->step->scalars[0], (int32_t)j->step->attributes[0]}};
+  j->args.quantize = (spw_quantize){
+      .x = tiles_of(s, j->step->in[0]),
+      .y = tiles_of(s, j->step->out[0]),
+      .scales = tiles_of(s, j->step->op == SPW_QUANTIZE_TOKENS ? j->step->out[1] : SPW_ABSENT),
+      .channels = channels_of(s, j->step->in[0]),
+      .quantization = {j->step->scalars[0], (int32_t)j->step->attributes[0]},
+  };
   split_tiles(j, quantize_item);
+}
+
+static void rescale_item(void *context, uint32_t item, uint32_t worker) {
+  const job *j = context;
+  uint32_t begin, end;
+  (void)worker;
+  tile_range(j, item, 1, &begin, &end);
+  j->kernels->rescale(&j->args.rescale, begin, end);
+}
+
+static void start_rescale(job *j) {
+  const spw_session *s = j->session;
+  j->args.rescale = (spw_rescale){
+      .x = tiles_of(s, j->step->in[0]),
+      .scales = tiles_of(s, j->step->in[1]),
+      .y = tiles_of(s, j->step->out[0]),
+      .offset = spw_blob(s->plan, j->step, 0),
+      .bias = spw_blob(s->plan, j->step, 1),
+      .channels = channels_of(s, j->step->in[0]),
+      .activation = (spw_activation)j->step->attributes[0],
+  };
+  split_tiles(j, rescale_item);
 }
 
 /* Finds the sequence that holds an item: first_item grows from sequence to sequence. */
@@ -251,6 +279,8 @@ static const struct operation {
     [SPW_SELECT] = {run_select, true},
     [SPW_OUTPUT] = {run_output, true},
     [SPW_DEQUANTIZE] = {start_quantize, false},
+    [SPW_QUANTIZE_TOKENS] = {start_quantize, false},
+    [SPW_RESCALE] = {start_rescale, false},
 };
 
 /* Steps that run as one job of the pool: a thread goes on to the next without waiting for the others. */

@@ -24,6 +24,7 @@ typedef struct job {
     spw_attention attention;
     spw_layernorm layernorm;
     spw_quantize quantize;
+    spw_rescale rescale;
     spw_elementwise elementwise;
     spw_embed embed;
   } args;

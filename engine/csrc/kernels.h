@@ -149,7 +149,7 @@ typedef struct spw_layernorm {
 } spw_layernorm;
 
 typedef struct spw_quantize {
-  spw_tiles x, y;
+  spw_tiles x, y, scales; /* scales: of tokens, only where each has its own */
   uint32_t channels;
   spw_quantization quantization; /* of y, or of x where that is dequantized */
 } spw_quantize;
@@ -159,6 +159,13 @@ typedef struct spw_elementwise {
   uint32_t channels;
   spw_activation activation;
 } spw_elementwise;
+
+typedef struct spw_rescale {
+  spw_tiles x, scales, y;
+  const float *offset, *bias;
+  uint32_t channels;
+  spw_activation activation;
+} spw_rescale;
 
 typedef struct spw_table {
   const float *f32;

@@ -64,6 +64,8 @@ typedef enum spw_op {
   SPW_DEQUANTIZE,
   SPW_SPARSE_F32,
   SPW_CODE_U8,
+  SPW_QUANTIZE_TOKENS,
+  SPW_RESCALE,
   SPW_OP_COUNT
 } spw_op;
 

@@ -19,6 +19,10 @@ enum {
 
   /* quantize, dequantize: in[0], out[0]; scalars[0] scale; attribute 0: zero point */
 
+  /* quantize_tokens: in[0]; out[0] u8, out[1] f32: a token's scale, and its zero point less 128 */
+
+  /* rescale: in[0], in[1] such scales; out[0]; attribute 0: activation; blobs offset, bias */
+
   /* linear: in[0], out[0]; in[1] residual of an integer layer */
   LINEAR_K = 0,
   LINEAR_N = 1,

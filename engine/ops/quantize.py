@@ -36,6 +36,21 @@ def _quantize(call: Call) -> tuple[Array, ...]:
     return (quantize(x, _along(call, scale, x.shape), _along(call, zero, x.shape)),)
 
 
+def by_range(low: Array, high: Array) -> tuple[Array, Array]:
+    """The scale and zero point (both float32) by which bytes span [low, high] and zero: DynamicQuantizeLinear's."""
+    low, high = np.minimum(low, np.float32(0)), np.maximum(high, np.float32(0))
+    scale = (high - low) / np.float32(255)
+    scale = np.where(scale < np.finfo(np.float32).tiny, np.float32(1), scale)
+    return scale, np.rint(-low / scale)
+
+
+def _dynamic_quantize(call: Call) -> tuple[Array, ...]:
+    x = call.value(0)
+    scale, zero = (np.asarray(v) for v in by_range(x.min(initial=0), x.max(initial=0)))
+    zero = zero.astype(np.uint8)
+    return quantize(x, scale, zero), scale, zero
+
+
 def _dequantize(call: Call) -> tuple[Array, ...]:
     q, scale = call.value(0), call.value(1)
     if not np.issubdtype(q.dtype, np.integer):
@@ -53,6 +68,7 @@ def _qlinear_matmul(call: Call) -> tuple[Array, ...]:
 
 
 OPERATORS: dict[str, Operator] = {
+    "DynamicQuantizeLinear": Operator(lambda call: (call.shape(0), (), ()), _dynamic_quantize),
     "QuantizeLinear": Operator(lambda call: (call.shape(0),), _quantize, 2, 3),
     "DequantizeLinear": Operator(lambda call: (call.shape(0),), _dequantize, 2, 3),
     "QLinearMatMul": Operator(lambda call: (matmul_shape(call.shape(0), call.shape(3)),), _qlinear_matmul, 8, 8),

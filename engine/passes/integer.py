@@ -3,7 +3,8 @@
     MatMulInteger(a, b, a_zero, b_zero) [+ int32 bias] -> Cast -> Mul(scale)
 
 becomes a product of dequantized values, which the other passes know. The scale of the product is split: a's own,
-known from the QuantizeLinear that made it, and the rest.
+known from the QuantizeLinear that made it, and the rest. Where a DynamicQuantizeLinear made it, as ONNX Runtime's
+dynamic quantization writes models, the scale is a product of a's own and the weight's.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.graph import Array, Graph, Node
+from engine.graph import FUSED, Array, Graph, Node
 from engine.passes.match import append, become, split_operands
+from engine.passes.quantized import quantized_matrix
 
 _LAYOUT = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten")
 _SAME_SCALE = 1e-6
@@ -34,6 +36,7 @@ def expand_integer_products(graph: Graph) -> None:
     """MatMulInteger chains and QLinearMatMul become MatMul over DequantizeLinear."""
     for node in graph.each("Mul"):
         _expand_chain(graph, node)
+        _expand_dynamic(graph, node)
     for node in graph.each("QLinearMatMul"):
         if node.domain == "" and len(node.inputs) == 8:
             a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = node.inputs
@@ -58,6 +61,47 @@ def _expand_chain(graph: Graph, node: Node) -> None:
         _expand_weight(graph, node, product, left, scale, bias, a_zero)
     elif bias is None and scale.size == 1 and a_zero == left.zero:
         _expand_activations(graph, node, product, left, float(scale.reshape(-1)[0]))
+
+
+def _expand_dynamic(graph: Graph, node: Node) -> None:
+    """Cast(MatMulInteger(q, w)) * (s * w_scale) where q and s come from DynamicQuantizeLinear(x).
+
+    It becomes MatMul(FakeQuantizeTokens(x), DequantizeLinear(w)): each token gets a scale of its own instead of one for
+    all tokens of a batch, so that no request changes another's result. Weights that int8 can't hold less their zero
+    point are read as floats, and then x is, too.
+    """
+    for value, scales in (node.inputs, node.inputs[::-1]):
+        cast = graph.made_by(value, "Cast")
+        product = graph.made_by(cast.inputs[0], "MatMulInteger") if cast is not None else None
+        dynamic = graph.made_by(product.inputs[0], "DynamicQuantizeLinear") if product is not None else None
+        if product is None or dynamic is None or product.inputs[2:3] != dynamic.outputs[2:3]:
+            continue
+        weight_scale = _other_factor(graph, scales, dynamic.outputs[1])
+        weight, zero = product.inputs[1], product.inputs[3] if len(product.inputs) > 3 else ""
+        if weight_scale is None or weight not in graph.constants or (zero and zero not in graph.constants):
+            continue
+        names = [weight, graph.add_constant(scales, weight_scale), *([zero] if zero else [])]
+        right = append(graph, "DequantizeLinear", names, axis=1)
+        left = dynamic.inputs[0]
+        if quantized_matrix(graph, right) is not None:
+            named = graph.new_name(left)
+            fake = Node("FakeQuantizeTokens", (left,), (named,), dynamic.name, FUSED, {})
+            left = graph.add(fake, [shapes[left] for shapes in graph.shapes])
+        become(graph, node, "MatMul", [left, right])
+        return
+
+
+def _other_factor(graph: Graph, product: str, scale: str) -> Array | None:
+    """The constant c where `product` is scale * c, or scale itself; one number or one a column."""
+    if product == scale:
+        return np.ones((), np.float32)
+    made = graph.made_by(product, "Mul")
+    if made is None or scale not in made.inputs:
+        return None
+    array = graph.constant(made.inputs[1 if made.inputs[0] == scale else 0])
+    if array is None or array.dtype.kind != "f" or array.ndim > 1:
+        return None
+    return array.astype(np.float32)
 
 
 def _product_and_bias(graph: Graph, value: str) -> tuple[Node | None, Array | None]:

@@ -14,9 +14,9 @@ from engine.shapes import channels
 def fuse_linears(graph: Graph) -> None:
     """Linear(x, W[N, K], bias[N]){activation}, or LinearInteger(x, W[N, K] int8, scale[N], bias[N]).
 
-    The integer form needs x to be a FakeQuantize and W int8 with a scale for the tensor or each output channel;
-    its `scale` is the weight's alone. Other quantized weights are dequantized, as are those with more than
-    `MAX_PRODUCTS` columns.
+    The integer form needs x to be a FakeQuantize or FakeQuantizeTokens, and W int8 with a scale for the tensor or each
+    output channel; its `scale` is the weight's alone. Other quantized weights are dequantized, as are those with more
+    than `MAX_PRODUCTS` columns.
     """
     for node in graph.each("MatMul"):
         if node.domain == "":
@@ -43,9 +43,12 @@ def _fuse_gemm(graph: Graph, node: Node, transposed: bool) -> None:
 def _fuse(graph: Graph, node: Node, transposed: bool, alpha: float, bias: Array | None = None) -> None:
     x, right = node.inputs[:2]
     integer = quantized_matrix(graph, right, transposed)
-    if integer is not None and graph.made_by(x, "FakeQuantize") and integer.values.shape[1] <= MAX_PRODUCTS:
+    quantized = graph.made_by(x, "FakeQuantize", "FakeQuantizeTokens")
+    if integer is not None and quantized is not None and integer.values.shape[1] <= MAX_PRODUCTS:
         _redefine_integer(graph, node, integer, alpha, bias)
         return
+    if quantized is not None and quantized.op_type == "FakeQuantizeTokens":
+        x = quantized.inputs[0]
     weight = _float_matrix(graph, right)
     if weight is None:
         return

@@ -20,6 +20,8 @@ from engine.program import (
     Program,
     Quantization,
     Quantize,
+    QuantizeTokens,
+    Rescale,
     Select,
     Step,
     Table,
@@ -91,6 +93,16 @@ class Builder:
                 residual=residual,
             )
         )
+        return out
+
+    def linear_of_tokens(self, source: int, weight: Array, scale: Array, bias: Array) -> int:
+        """A linear layer that quantizes its activations token by token."""
+        kind = self.buffers[source].rows
+        q, scales = self.buffer(self.buffers[source].channels, "u8", kind), self.buffer(2, "f32", kind)
+        self.steps.append(QuantizeTokens("tokens", source, q, scales))
+        product, out = self.linear_u8(q, weight, 128, scale), self.buffer(len(weight), "f32", kind)
+        offset = (weight.sum(axis=1) * scale).astype(np.float32)
+        self.steps.append(Rescale("rescale", product, scales, offset, bias.astype(np.float32), "none", out))
         return out
 
     def linear_f32(self, source: int, weight: Array, bias: Array, activation: Any = "none") -> int:
@@ -180,7 +192,7 @@ def tiny_bert(layers: int = 1, channels: int = 16, sparsity: float = 0.8, seed: 
         )
         out = b.linear_u8(wide, weight(channels, 4 * channels), 128, scale, real(channels))
         h, hq = b.layernorm(out, h, real(channels) + 1, real(channels), q)
-    head = b.linear_f32(h, real(2, channels), real(2))
+    head = b.linear_of_tokens(h, weight(2, channels), np.full(2, 3e-4), real(2))
     few = np.where(rng.random((3, channels)) < sparsity, 0, real(3, channels))
     pooled = b.linear_f32(b.select(b.dequantize(hq, q)), few, real(3), "tanh")
     return b.done(start=(head, 0), end=(head, 1), hidden=h, pooled=pooled)

@@ -1,3 +1,5 @@
+#include <float.h>
+
 #include "lanes.h"
 #include "lane_math.h"
 
@@ -15,6 +17,49 @@ void SPW_KERNEL(quantize)(const spw_quantize *step, uint32_t tile_begin, uint32_
         scaled[i] = c + i < step->channels ? vf_mul(vf_load(row_at(&step->x, tile, c + i)), inverse) : vf_set1(0.0f);
       vf_store_u8(step->y.base + tile * step->y.stride + c * SPW_LANES, scaled, step->quantization.zero_point);
     }
+}
+
+/* Each lane's token has a scale and a zero point of its own: bytes span its channels and zero. */
+static void token_scale(const spw_quantize *step, uint32_t tile, vf *scale, vf *zero) {
+  vf low = vf_set1(0.0f), high = low;
+  for (uint32_t c = 0; c < step->channels; c++) {
+    vf x = vf_load(row_at(&step->x, tile, c));
+    low = vf_min(low, x);
+    high = vf_max(high, x);
+  }
+  vf found = vf_div(vf_sub(high, low), vf_set1(255.0f));
+  *scale = vf_where_less(found, vf_set1(FLT_MIN), vf_set1(1.0f), found);
+  *zero = vf_round(vf_div(vf_sub(vf_set1(0.0f), low), *scale));
+}
+
+void SPW_KERNEL(quantize_tokens)(const spw_quantize *step, uint32_t tile_begin, uint32_t tile_end) {
+  for (uint32_t tile = tile_begin; tile < tile_end; tile++) {
+    vf scale, zero;
+    token_scale(step, tile, &scale, &zero);
+    vf inverse = vf_div(vf_set1(1.0f), scale);
+    for (uint32_t c = 0; c < step->channels; c += 4) {
+      vf q[4];
+#pragma GCC unroll 4
+      for (uint32_t i = 0; i < 4; i++) {
+        vf x = c + i < step->channels ? vf_load(row_at(&step->x, tile, c + i)) : vf_set1(0.0f);
+        q[i] = vf_add(vf_round(vf_mul(x, inverse)), zero);
+      }
+      vf_store_u8(step->y.base + tile * step->y.stride + c * SPW_LANES, q, 0);
+    }
+    vf_store(row_at(&step->scales, tile, 0), scale);
+    vf_store(row_at(&step->scales, tile, 1), vf_sub(zero, vf_set1(128.0f)));
+  }
+}
+
+void SPW_KERNEL(rescale)(const spw_rescale *step, uint32_t tile_begin, uint32_t tile_end) {
+  for (uint32_t tile = tile_begin; tile < tile_end; tile++) {
+    vf scale = vf_load(row_at(&step->scales, tile, 0)), zero = vf_load(row_at(&step->scales, tile, 1));
+    for (uint32_t c = 0; c < step->channels; c++) {
+      vf x = vf_sub(vf_load(row_at(&step->x, tile, c)), vf_mul(zero, vf_set1(step->offset[c])));
+      vf y = vf_add(vf_mul(x, scale), vf_set1(step->bias[c]));
+      vf_store(row_at(&step->y, tile, c), vf_activation(y, step->activation));
+    }
+  }
 }
 
 void SPW_KERNEL(dequantize)(const spw_quantize *step, uint32_t tile_begin, uint32_t tile_end) {

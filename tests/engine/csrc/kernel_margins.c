@@ -250,11 +250,13 @@ static void test_elementwise(const spw_kernels *reference, const spw_kernels *k)
     const spw_kernels *table = i ? k : reference;
     q[i] = make(count * u8_tile(channels)), a[i] = make(count * f32_tile(channels));
     d[i] = make(count * f32_tile(channels)), s[i] = make(count * f32_tile(channels));
-    spw_quantize quantize = {tiles(x, f32_tile(channels)), tiles(q[i], u8_tile(channels)), channels, {0.02f, 7}};
-    spw_quantize dequantize = {tiles(from, u8_tile(channels)), tiles(d[i], f32_tile(channels)), channels, {0.02f, 7}};
+    spw_quantize quantize = {.x = tiles(x, f32_tile(channels)), .y = tiles(q[i], u8_tile(channels)),
+                             .channels = channels, .quantization = {0.02f, 7}};
+    spw_quantize dequantize = {.x = tiles(from, u8_tile(channels)), .y = tiles(d[i], f32_tile(channels)),
+                               .channels = channels, .quantization = {0.02f, 7}};
     spw_elementwise step = {.x = tiles(x, f32_tile(channels)), .right = tiles(right, f32_tile(channels)),
                             .y = tiles(a[i], f32_tile(channels)), .channels = channels, .activation = pick(1, 1)};
-    step.activation = (spw_activation)(1 + channels % 3);
+    step.activation = (spw_activation)(1 + channels % 4);
     table->quantize(&quantize, begin, end);
     table->dequantize(&dequantize, begin, end);
     table->activate(&step, begin, end);
@@ -266,6 +268,30 @@ static void test_elementwise(const spw_kernels *reference, const spw_kernels *k)
   compare("activate", k->isa, a[0], a[1]);
   compare("add", k->isa, s[0], s[1]);
   drop(x), drop(right), drop(from);
+}
+
+static void test_tokens(const spw_kernels *reference, const spw_kernels *k) {
+  uint32_t count = pick(1, 5), channels = pick(1, 70), begin = pick(0, count - 1), end = pick(begin + 1, count);
+  block x = reals((size_t)count * channels * 16), offset = reals(channels), bias = reals(channels);
+  block q[2], scales[2], y[2];
+  ((float *)x.data)[0] = 1e30f, ((float *)x.data)[1] = -1e-40f, ((float *)x.data)[2] = -0.0f;
+  for (int i = 0; i < 2; i++) {
+    const spw_kernels *table = i ? k : reference;
+    q[i] = make(count * u8_tile(channels)), scales[i] = make(count * f32_tile(2));
+    y[i] = make(count * f32_tile(channels));
+    spw_quantize quantize = {.x = tiles(x, f32_tile(channels)), .y = tiles(q[i], u8_tile(channels)),
+                             .scales = tiles(scales[i], f32_tile(2)), .channels = channels};
+    spw_rescale rescale = {.x = tiles(x, f32_tile(channels)), .scales = tiles(scales[i], f32_tile(2)),
+                           .y = tiles(y[i], f32_tile(channels)), .offset = (float *)offset.data,
+                           .bias = (float *)bias.data, .channels = channels,
+                           .activation = (spw_activation)(channels % 5)};
+    table->quantize_tokens(&quantize, begin, end);
+    table->rescale(&rescale, begin, end);
+  }
+  compare("quantize_tokens", k->isa, q[0], q[1]);
+  compare("scales of tokens", k->isa, scales[0], scales[1]);
+  compare("rescale", k->isa, y[0], y[1]);
+  drop(x), drop(offset), drop(bias);
 }
 
 static void test_embed(const spw_kernels *reference, const spw_kernels *k) {
@@ -301,6 +327,7 @@ int main(void) {
       test_attention(reference, k, 1);
       test_layernorm(reference, k);
       test_elementwise(reference, k);
+      test_tokens(reference, k);
       test_embed(reference, k);
     }
   }

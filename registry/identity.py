@@ -42,7 +42,7 @@ def check(settings: Settings, database: Database, store: BlobStore) -> None:
     if theirs not in (None, ours):
         raise ForeignStoreError(
             f"the blob store {settings.blobs_at} belongs to the registry {theirs!a}, and the database "
-            f"{database.engine.url} to the registry {ours!a}; neither was changed. Give the --database-url and "
+            f"{database.engine.url} to the registry {ours!a}; no file was touched. Give the --database-url and "
             "--folder, or ZOO_REGISTRY_BLOB_STORE, that belong together; if this database is to have this store from "
             "now on, run `zoo registry adopt` with both"
         )

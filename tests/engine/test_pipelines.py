@@ -292,6 +292,13 @@ def test_text_classification(tmp_path: Path, engine_type: str) -> None:
     assert pairs.labels == [["positive", "negative"]]
 
 
+def test_the_originals_lists_of_lengths_are_accepted(tmp_path: Path) -> None:
+    folder = text_classification_model(tmp_path)
+    with Pipeline.create("glue", folder, engine_type="onnxruntime", sequence_length=[16, 64]) as pipeline:
+        assert pipeline.options.max_seq_length == 64
+        assert pipeline(sequences="it was lovely").labels == [["positive"]]
+
+
 def test_embedding(tmp_path: Path, engine_type: str) -> None:
     folder = embedding_model(tmp_path)
     with Pipeline.create("embedding", folder, engine_type=engine_type, batch_size=None, normalize=True) as pipeline:

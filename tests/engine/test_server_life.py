@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -115,10 +116,11 @@ def test_row_104_a_call_that_nobody_waits_for_is_stopped_and_its_place_freed() -
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("path", "whole"), [("/predict", True), ("/predict", False), ("/", False)])
+@pytest.mark.parametrize(("path", "whole"), [("/predict", True), ("/predict", False), ("/", True), ("/", False)])
 def test_row_104_a_client_that_goes_away_ends_its_request(folder: Path, path: str, whole: bool) -> None:
     app = create_app(ServerSettings.checked({"endpoints": [endpoint(folder, kwargs=SHORT_WINDOWS)]}, "test"))
-    body = {"type": "http.request", "body": json.dumps(SLOW).encode(), "more_body": not whole}
+    written = json.dumps(SLOW) if path == "/predict" else urlencode(SLOW)
+    body = {"type": "http.request", "body": written.encode(), "more_body": not whole}
     messages = [body, {"type": "http.disconnect"}]
     scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
     sent: list[Any] = []

@@ -51,8 +51,8 @@ def create_app(settings: Settings) -> FastAPI:
         title="Sparrow registry",
         summary="Stores sparse models and recipes under zoo: stubs",
         description=(
-            "A JSON body has 64 KiB at most, the digests of a question for missing blobs and GraphQL 1 MiB, a version "
-            f"{settings.max_body_bytes} bytes. Larger ones, and those of more values than a version can have, get 413."
+            "A JSON body has at most 64 KiB; one to /api/v1/blobs/missing or /v2/graphql 1 MiB; a version "
+            f"{settings.max_body_bytes:,} bytes. Larger ones, or of more values than a version can have, get 413."
         ),
         version=RELEASE,
         docs_url=None,

@@ -245,13 +245,14 @@ class _Lowering:
 
     def _attention(self, node: Node) -> None:
         heads = node.integer("heads")
-        mask = self._input_index(node.inputs[3]) if len(node.inputs) > 3 else None
+        mask = self._input_index(node.inputs[3]) if any(node.inputs[3:4]) else None
+        bias = self._graph.constants[node.inputs[4]] if len(node.inputs) > 4 else None
         common = (heads, self._channels(node.key) // heads, node.number("scale"), mask, node.number("mask_value"))
         if "probability_scale" in node.attributes:
             self._attention_integer(node, *common)
             return
         query, key, value = (self._floats[name] for name in node.inputs[:3])
-        self._steps.append(Attention(node.key, query, key, value, *common, self._new_float(node.key)))
+        self._steps.append(Attention(node.key, query, key, value, *common, self._new_float(node.key), bias=bias))
 
     def _attention_integer(
         self, node: Node, heads: int, head_dim: int, scale: float, mask: int | None, mask_value: float

@@ -195,7 +195,9 @@ class Attention:
 
     q, k, v have heads * head_dim channels, head-major. Either all are f32, or all are u8 with
     `q`, `k`, `v`, `probabilities` quantizations given: then both products are integer and the softmax's
-    result is quantized by `probabilities` before the second one. `mask` is the index of an input or None.
+    result is quantized by `probabilities` before the second one. `mask` is the index of an input or None. `bias`
+    [heads, 2 L - 1], for f32 alone: element L - 1 + k - q is added to the score of query q and key k; sequences have at
+    most L tokens then.
     """
 
     name: str
@@ -213,6 +215,7 @@ class Attention:
     value_quantization: Quantization | None = None
     probability_quantization: Quantization | None = None
     quantization: Quantization | None = None
+    bias: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ from engine.program import (
     Table,
 )
 
+BIAS_MARGIN: Final = 17
+"""`SPW_BIAS_MARGIN` of kernels.h."""
 ABSENT: Final = 0xFFFFFFFF
 OPS: Final = (
     "embed",
@@ -205,14 +207,21 @@ def _attention(step: Attention, program: Program) -> Record:
     if is_u8 and step.head_dim % 4:
         raise ValueError(f"step {step.name}: head_dim {step.head_dim} must be a multiple of 4 for uint8")
     scales, zero_points = zip(*map(_quantization, (*given, step.quantization)), strict=True)
+    length = 0 if step.bias is None else step.bias.shape[1] // 2 + 1
     return Record(
         "attention_u8" if is_u8 else "attention_f32",
         step.name,
         (step.query, step.key, step.value),
         (step.out,),
-        (step.heads, step.head_dim, _optional(step.mask), *zero_points),
+        (step.heads, step.head_dim, _optional(step.mask), *zero_points, length),
         (step.scale, step.mask_value, *scales),
+        () if step.bias is None else (_position_bias(step.bias),),
     )
+
+
+def _position_bias(bias: Array) -> Array:
+    """Queries side by side, as lanes hold them: element L - 1 + q - k, and room behind the last query's tile."""
+    return _f32(np.pad(bias[:, ::-1], ((0, 0), (0, BIAS_MARGIN))))
 
 
 def _add(step: Add, _: Program) -> Record:

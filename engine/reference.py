@@ -164,6 +164,9 @@ class _Run:
         if step.mask is not None:
             hidden = self.inputs[step.mask][:, None, None, :] == 0
             scores = scores + np.where(hidden, np.float32(step.mask_value), np.float32(0))
+        if step.bias is not None:
+            places = np.arange(scores.shape[-1])
+            scores = scores + step.bias[:, step.bias.shape[1] // 2 + places[None, :] - places[:, None]]
         weights = softmax(scores)
         if step.probability_quantization is not None:
             weights = _quantized(weights, step.probability_quantization)

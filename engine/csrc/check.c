@@ -93,8 +93,18 @@ static spw_status check_attention(check *c, kind type) {
   return writes(c, s->out[0], buffer(c, s->out[0])->is_u8 ? U8 : F32, channels, 0);
 }
 
+/* No sequence is longer than the table, so no kernel reads beyond it. */
+static spw_status check_bias(check *c) {
+  uint32_t length = c->step->attributes[ATTENTION_BIAS];
+  if (length == 0) return SPW_OK;
+  REQUIRE(c, length <= SPW_MAX_CHANNELS, "its bias of positions is too long");
+  if (length < c->plan->position_limit) c->plan->position_limit = length;
+  return blob(c, 0, (uint64_t)c->step->attributes[ATTENTION_HEADS] * (2 * length - 1 + SPW_BIAS_MARGIN), sizeof(float));
+}
+
 static spw_status check_attention_f32(check *c) {
   TRY(check_attention(c, F32));
+  TRY(check_bias(c));
   REQUIRE(c, !buffer(c, c->step->out[0])->is_u8, "float32 attention can't write uint8");
   c->plan->max_f32_attention = 1;
   return SPW_OK;
@@ -107,6 +117,7 @@ static spw_status check_attention_u8(check *c) {
   for (uint32_t i = 0; i < quantizations; i++)
     REQUIRE(c, valid_quantization(s->scalars[2 + i], s->attributes[ATTENTION_ZERO + i]),
             "a quantization of it is invalid");
+  REQUIRE(c, s->attributes[ATTENTION_BIAS] == 0, "uint8 attention can't have a bias of positions");
   REQUIRE(c, s->attributes[ATTENTION_HEAD_DIM] % 4 == 0, "uint8 attention needs a head_dim that 4 divides");
   c->plan->max_u8_head = larger(c->plan->max_u8_head, s->attributes[ATTENTION_HEAD_DIM]);
   return SPW_OK;

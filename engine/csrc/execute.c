@@ -173,6 +173,8 @@ static void start_attention(job *j) {
       .y = tiles_of(s, step->out[0]),
       .sequences = s->sequences,
       .mask = fill_mask(s, step->attributes[ATTENTION_MASK], step->scalars[1]),
+      .bias = step->attributes[ATTENTION_BIAS] ? spw_blob(s->plan, step, 0) : NULL,
+      .bias_length = step->attributes[ATTENTION_BIAS],
       .head_dim = step->attributes[ATTENTION_HEAD_DIM],
       .scale = step->scalars[0],
       .q_quant = attention_quantization(step, 0),

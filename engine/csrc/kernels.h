@@ -27,6 +27,7 @@ enum {
   SPW_CODE_ROWS = 28, /* most rows of one part of a weight that is code */
   SPW_CODE_TILES = 4, /* fewest tiles for which it is worth to fetch such a part */
   SPW_CODE_REACH = 256, /* the groups and values that its distances reach */
+  SPW_BIAS_MARGIN = 17, /* of a bias of positions: the last tile's lanes without a query read beyond it */
   SPW_TABLES = 4     /* most embedding tables that one step adds */
 };
 
@@ -134,6 +135,9 @@ typedef struct spw_attention {
   spw_tiles q, k, v, y;
   const spw_sequence *sequences;
   const float *mask; /* added to the scores, one a token in tile order, or NULL */
+  const float *bias; /* [heads][2 bias_length - 1 + SPW_BIAS_MARGIN], float32 only; element bias_length - 1 + q - k is
+                      * added to the score of query q and key k; or NULL */
+  uint32_t bias_length;
   uint32_t head_dim;
   float scale;
   spw_quantization q_quant, k_quant, v_quant, p_quant, out; /* the uint8 form only */

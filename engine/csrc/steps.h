@@ -39,11 +39,12 @@ enum {
   BLOB_INDICES = 5,
 
   /* attention: in[0..2] query, key, value; out[0]; scalars: score scale, mask value, then the scales of
-   * query, key, value, probabilities, output */
+   * query, key, value, probabilities, output; blob 0: the bias of positions */
   ATTENTION_HEADS = 0,
   ATTENTION_HEAD_DIM = 1,
   ATTENTION_MASK = 2,
   ATTENTION_ZERO = 3, /* 3..7: the zero points of query, key, value, probabilities, output */
+  ATTENTION_BIAS = 8, /* most tokens that the bias of positions is for, or 0; float32 only */
 
   /* add: in[0], in[1], out[0]; activate: in[0], out[0], attribute 0: activation; select: in[0], out[0] */
 

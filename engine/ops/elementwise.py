@@ -154,6 +154,7 @@ OPERATORS: dict[str, Operator] = {
     "Gelu": Operator(_same_shape, _gelu),
     "Clip": Operator(_same_shape, _clip, 1, 3),
     "Cast": Operator(_same_shape, lambda call: (call.value(0).astype(cast_dtype(call)),)),
+    "Log": _unary(np.log),
     "Identity": _unary(lambda x: x),
     "Dropout": Operator(lambda call: (call.shape(0),) * min(call.outputs, 2), _dropout, 1, 3),
 }

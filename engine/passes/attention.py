@@ -11,6 +11,7 @@ from engine.graph import FUSED, Array, Attribute, Graph, Node
 from engine.passes.chains import LAYOUT, Chain, numbered, run
 from engine.passes.masks import LOWEST, Mask, find_mask
 from engine.passes.match import append, become, factor
+from engine.passes.position_bias import find_position_bias
 from engine.shapes import channels, is_tokens
 
 _MAX_CHAIN = 16
@@ -29,13 +30,14 @@ class _Heads:
 
 @dataclass(frozen=True)
 class _Scores:
-    """What the softmax reads: a product of `query` and `key` times `scale`, and a mask."""
+    """What the softmax reads: a product of `query` and `key` times `scale`, a mask, and a bias of positions."""
 
     query: str
     key: str
     transposed: bool
     scale: float
     mask: Mask
+    bias: Array | None
 
 
 class _Mismatch(Exception):  # noqa: N818 - control flow within this file
@@ -43,7 +45,7 @@ class _Mismatch(Exception):  # noqa: N818 - control flow within this file
 
 
 def fuse_attention(graph: Graph) -> None:
-    """Attention(q, k, v[, mask]){heads, scale, mask_value} over [batch, sequence, channels].
+    """Attention(q, k, v[, mask[, bias]]){heads, scale, mask_value} over [batch, sequence, channels].
 
     With `query_scale`, `query_zero` and so on where q, k, v and the probabilities are quantized.
     """
@@ -67,12 +69,12 @@ def _from_products(graph: Graph, node: Node) -> None:
     if rank != 4 or softmax.integer("axis", -1 if graph.opset >= 13 else 1) not in (-1, 3):
         raise _Mismatch("the softmax must run over the last of four dimensions")
     heads = graph.shapes[0][softmax.key][1]
-    scores = _scores(graph, softmax.inputs[0])
+    scores = _scores(graph, softmax.inputs[0], heads)
     query = _heads(graph, scores.query, heads, (0, 2, 1, 3))
     key = _heads(graph, scores.key, heads, (0, 2, 1, 3) if scores.transposed else (0, 2, 3, 1))
     value = _heads(graph, node.inputs[1], heads, (0, 2, 1, 3))
     scale = scores.scale * query.factor * key.factor
-    _redefine(graph, node, heads, scale, scores.mask, (query, key, value), quantization)
+    _redefine(graph, node, heads, scale, scores.mask, (query, key, value), quantization, scores.bias)
 
 
 def _softmax_above(graph: Graph, value: str) -> tuple[Node | None, tuple[float, int] | None]:
@@ -93,17 +95,21 @@ def _parameters(fake: Node) -> tuple[float, int]:
     return fake.number("scale"), fake.integer("zero_point")
 
 
-def _scores(graph: Graph, value: str) -> _Scores:
+def _scores(graph: Graph, value: str, heads: int) -> _Scores:
     """Walks up from the softmax to the first product."""
     scale, mask = 1.0, Mask(None, 0.0)
+    bias: Array | None = None
     for _ in range(_MAX_CHAIN):
         node = graph.producer(value)
         scaled = factor(graph, node)
         if node is None or node.op_type == "FakeQuantize":
             break
         if node.op_type == "MatMul" and not node.domain:
-            return _Scores(node.inputs[0], node.inputs[1], False, scale, mask)
-        if scaled is not None:
+            return _Scores(node.inputs[0], node.inputs[1], False, scale, mask, bias)
+        biased = _biased(graph, node, heads) if bias is None else None
+        if biased is not None:
+            value, bias = biased[0], biased[1] * np.float32(scale)
+        elif scaled is not None:
             value, scale = scaled[0], scale * scaled[1]
         elif node.op_type in ("Add", "Where") and mask.input is None:
             value, found = _masked(graph, node)
@@ -113,6 +119,15 @@ def _scores(graph: Graph, value: str) -> _Scores:
         else:
             break
     raise _Mismatch("the softmax's input is no scaled and masked product of queries and keys")
+
+
+def _biased(graph: Graph, node: Node, heads: int) -> tuple[str, Array] | None:
+    """The scores to which `node` adds a bias of positions, and the bias."""
+    for scores, other in (node.inputs, node.inputs[::-1]) if node.op_type == "Add" else ():
+        bias = find_position_bias(graph, other, heads)
+        if bias is not None and bias.any():
+            return scores, bias
+    return None
 
 
 def _masked(graph: Graph, node: Node) -> tuple[str, Mask]:
@@ -214,6 +229,7 @@ def _redefine(
     mask: Mask,
     parts: tuple[_Heads, _Heads, _Heads],
     probabilities: tuple[float, int] | None,
+    bias: Array | None = None,
 ) -> None:
     size = channels(graph, parts[2].source)
     if size is None or any(channels(graph, part.source) != size for part in parts):
@@ -224,12 +240,16 @@ def _redefine(
         raise _Mismatch("scaled values can't be run")
     attributes: dict[str, Attribute] = {"heads": heads, "scale": scale, "mask_value": mask.value}
     if probabilities is not None:
+        if bias is not None:
+            raise _Mismatch("quantized attention can't have a bias of positions")
         if any(part.quantization is None for part in parts):
             raise _Mismatch("quantized probabilities need quantized queries, keys and values")
         if size // heads % 4:
             raise _Mismatch(f"quantized heads need a multiple of 4 channels, these have {size // heads}")
         attributes["probability_scale"], attributes["probability_zero"] = probabilities
     inputs = [_input(graph, part) for part in parts] + ([mask.input] if mask.input else [])
+    if bias is not None:
+        inputs += [""] * (mask.input is None) + [graph.add_constant(node.key, bias)]
     result = _add_attention(graph, node, inputs, attributes)
     _give_back(graph, node, result, heads, size // heads)
 

@@ -42,7 +42,7 @@ def find_mask(
     if name is not None and not _is_token_mask(graph, name):
         return None
     found: set[float] = set()
-    for probe in (*probes_of(graph), Probe(2, 8), Probe(1, _longest(graph))):
+    for probe in (*probes_of(graph), Probe(2, 8), Probe(1, longest(graph))):
         size = fix(graph, probe)
         for mask in _masks(size):
             try:
@@ -61,7 +61,7 @@ def _is_token_mask(graph: Graph, name: str) -> bool:
     return any(i.name == name and i.dtype.kind == "i" and len(i.shape) == 2 for i in graph.inputs)
 
 
-def _longest(graph: Graph) -> int:
+def longest(graph: Graph) -> int:
     """The tokens that the position tables allow, up to `_LONGEST`: a mask may hide what is further away than some."""
     sizes = [_LONGEST]
     for node in graph.each("Embed"):

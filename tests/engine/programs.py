@@ -147,7 +147,7 @@ def sparsify(rng: np.random.Generator, weight: Array, sparsity: float) -> Array:
 
 
 def softmax_attention(q: Array, k: Array, v: Array, heads: int, bias: Array) -> Array:
-    """softmax(q k^T / sqrt(D) + bias) v in float64; q, k, v [S, heads * D], bias [S] by key."""
+    """softmax(q k^T / sqrt(D) + bias) v in float64; q, k, v [S, heads * D], bias [S] by key or [S, S]."""
     parts = []
     for qh, kh, vh in zip(*(np.split(a.astype(np.float64), heads, axis=1) for a in (q, k, v)), strict=True):
         scores = qh @ kh.T / np.sqrt(qh.shape[1]) + bias

@@ -32,6 +32,21 @@ def test_float_attention_follows_float64(
     assert np.allclose(got, softmax_attention(q, k, v, heads, bias), atol=1e-5)
 
 
+@pytest.mark.parametrize(("tokens", "longest"), [(1, 1), (16, 16), (17, 17), (70, 70), (40, 100)])
+def test_float_attention_adds_a_bias_of_positions(monkeypatch: pytest.MonkeyPatch, tokens: int, longest: int) -> None:
+    rng = np.random.default_rng(tokens)
+    q, k, v = rng.normal(size=(3, tokens, 24))
+    bias = rng.normal(size=(3, 2 * longest - 1)).astype(np.float32)
+    b = Builder("ids")
+    y = b.attention(b.rows(q), b.rows(k), b.rows(v), 3, bias=bias)
+    got = run_all(monkeypatch, b.done(y=y), {"ids": ids(tokens)})["y"][0]
+    for head in range(3):
+        of_head = slice(8 * head, 8 * head + 8)
+        added = [[bias[head, longest - 1 + key - query] for key in range(tokens)] for query in range(tokens)]
+        expected = softmax_attention(q[:, of_head], k[:, of_head], v[:, of_head], 1, np.array(added))
+        assert np.allclose(got[:, of_head], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(("tokens", "heads", "head_dim"), [(1, 1, 4), (16, 2, 8), (17, 3, 12), (70, 2, 36)])
 def test_integer_attention_follows_float64(
     monkeypatch: pytest.MonkeyPatch, tokens: int, heads: int, head_dim: int

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
 
-from engine import UnsupportedModelError
+from engine import InputError, UnsupportedModelError, plan
 from engine.compiler import compile_graph
 from engine.onnx_reader import parse
 from engine.program import Attention
+from engine.runtime import CompiledModel
 from tests.engine.models import Bert
 from tests.engine.patterns import HIDDEN, Body, Build, kinds, optimised, same_as_onnxruntime
 
@@ -67,19 +70,32 @@ def unmasked(body: Body, _: str) -> str:
     return body.op("Mul", qk(body), 0.5)
 
 
-def causal(body: Body) -> str:
+def places(body: Body) -> str:
     length = body.op("Gather", body.op("Shape", "input_ids"), np.array(1))
-    places = body.op("Range", np.array(0), length, np.array(1))
-    rows = body.op("Unsqueeze", places, np.array([1]))
-    later = body.op("Cast", body.op("Less", rows, places), to=1)
+    return body.op("Range", np.array(0), length, np.array(1))
+
+
+def causal(body: Body) -> str:
+    keys = places(body)
+    rows = body.op("Unsqueeze", keys, np.array([1]))
+    later = body.op("Cast", body.op("Less", rows, keys), to=1)
     return body.op("Mul", later, -1e4)
+
+
+def learned(body: Body) -> str:
+    """[1, 2, sequence, sequence]: a number for each head and distance, up to 3 either way."""
+    keys = places(body)
+    distance = body.op("Sub", body.op("Unsqueeze", keys, np.array([1])), keys)
+    bucket = body.op("Add", body.op("Max", body.op("Min", distance, np.array(3)), np.array(-3)), np.array(3))
+    return body.op(
+        "Unsqueeze", body.op("Transpose", body.op("Gather", body.weight(7, 2), bucket), perm=[2, 0, 1]), np.array([0])
+    )
 
 
 def window(body: Body, width: int) -> str:
     """[sequence, sequence]: hides keys more than `width` tokens away."""
-    length = body.op("Gather", body.op("Shape", "input_ids"), np.array(1))
-    places = body.op("Range", np.array(0), length, np.array(1))
-    distance = body.op("Abs", body.op("Sub", body.op("Unsqueeze", places, np.array([1])), places))
+    keys = places(body)
+    distance = body.op("Abs", body.op("Sub", body.op("Unsqueeze", keys, np.array([1])), keys))
     return body.op("Mul", body.op("Cast", body.op("Less", np.array(width), distance), to=1), -1e4)
 
 
@@ -95,15 +111,36 @@ class TestAttention:
         assert kinds(optimised(model)) == {"Embed": 1, "Linear": 3, "Attention": 1}
         same_as_onnxruntime(model)
 
-    @pytest.mark.parametrize("case", ["causal", "positive", "both", "values", "window", "other input"])
+    @pytest.mark.parametrize("bias", [causal, lambda body: window(body, 5), learned])
+    def test_biases_of_positions(self, bias: Callable[[Body], str]) -> None:
+        def scores(body: Body, _: str) -> str:
+            biased = body.op("Add", bias(body), body.op("Mul", qk(body), 0.3))
+            return body.op("Mul", body.op("Add", biased, additive(body)), 1.5)
+
+        model = self.attended(scores)
+        assert kinds(optimised(model)) == {"Embed": 1, "Linear": 3, "Attention": 1}
+        same_as_onnxruntime(model)
+
+    def test_a_bias_of_other_than_distances_is_refused(self) -> None:
+        def scores(body: Body, _: str) -> str:
+            return body.op("Add", qk(body), body.op("Mul", causal(body), body.op("Cast", places(body), to=1)))
+
+        with pytest.raises(UnsupportedModelError, match="mask"):
+            compile_graph(parse(self.attended(scores).SerializeToString()))
+
+    def test_a_sequence_beyond_the_bias_is_refused(self) -> None:
+        model = self.attended(lambda body, _: body.op("Add", qk(body), causal(body)))
+        compiled = CompiledModel.from_plan(plan.encode(compile_graph(parse(model.SerializeToString()))), 1)
+        with pytest.raises(InputError, match="1025 tokens: this model's positions end at 1024"):
+            compiled.run({"input_ids": np.zeros((1, 1025), np.int64), "attention_mask": np.ones((1, 1025), np.int64)})
+
+    @pytest.mark.parametrize("case", ["positive", "both", "values", "other input"])
     def test_masks_that_do_more_than_hide_padding_are_refused(self, case: str) -> None:
         def scores(body: Body, _: str) -> str:
             masks = {
-                "causal": lambda: causal(body),
                 "positive": lambda: additive(body, 5.0),
                 "both": lambda: body.op("Add", additive(body), causal(body)),
                 "values": lambda: body.op("Sub", additive(body), 1.0),
-                "window": lambda: window(body, 200),
                 "other input": lambda: body.op(
                     "Mul", additive(body), body.op("Cast", body.op("Unsqueeze", "input_ids", np.array([1, 2])), to=1)
                 ),

@@ -196,6 +196,7 @@ def export() -> Export:
         "Bert": (transformers.BertConfig, bert),
         "Distil": (transformers.DistilBertConfig, distil),
         "Electra": (transformers.ElectraConfig, {**bert, "embedding_size": 16}),
+        "MPNet": (transformers.MPNetConfig, {**bert, "max_position_embeddings": 50}),
         "Roberta": (transformers.RobertaConfig, roberta),
         "XLMRoberta": (transformers.XLMRobertaConfig, roberta),
     }
@@ -265,6 +266,7 @@ def export() -> Export:
         ("BertForQuestionAnswering", "sdpa", 14),
         ("AlbertForQuestionAnswering", "eager", 18),
         ("ElectraForQuestionAnswering", "sdpa", 20),
+        ("MPNetForQuestionAnswering", "eager", 20),
         ("RobertaForSequenceClassification", "sdpa", 20),
         ("RobertaForQuestionAnswering", "eager", 17),
         ("XLMRobertaForTokenClassification", "eager", 20),

@@ -40,7 +40,7 @@ CASES: list[tuple[str, list[Array | None], dict[str, Any]]] = [
     *[(op, [F, F[:, :1]], {}) for op in ("GreaterOrEqual", "LessOrEqual")],
     *[(op, [B, ~B], {}) for op in ("And", "Or", "Xor")],
     *[(op, [F], {}) for op in ("Neg", "Abs", "Exp", "Erf", "Tanh", "Relu", "Sigmoid", "IsNaN", "Identity")],
-    *[(op, [POSITIVE], {}) for op in ("Sqrt", "Reciprocal")],
+    *[(op, [POSITIVE], {}) for op in ("Sqrt", "Reciprocal", "Log")],
     ("Div", [I, np.where(I == 0, 3, -I)], {}),
     ("Pow", [POSITIVE, scalar(2)], {}),
     ("Not", [B], {}),

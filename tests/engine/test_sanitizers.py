@@ -7,10 +7,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from engine import plan
-from tests.engine.programs import tiny_bert
+from engine.program import Counted, Table
+from tests.engine.programs import Builder, tiny_bert
 from tests.engine.test_code import coded_layer
 from tests.engine.test_code_refusals import finishing
 
@@ -48,6 +50,18 @@ def small_plan(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def float_plan(tmp_path: Path) -> Path:
+    """Counted positions, float attention with a bias of distances, and bytes by each token's own range."""
+    real = np.random.default_rng(0).standard_normal
+    b = Builder("ids")
+    x = b.embed(Table(real((9, 8), np.float32), 0), Table(real((40, 8), np.float32), Counted(0), offset=1))
+    y = b.attention(x, x, x, 2, bias=real((2, 79), np.float32))
+    y = b.linear_of_tokens(y, np.eye(8), np.ones(8), np.zeros(8))
+    plan.write_plan(b.done(y=y), tmp_path / "float.plan")
+    return tmp_path / "float.plan"
+
+
+@pytest.fixture
 def coded_plan(tmp_path: Path) -> Path:
     plan.write_plan(coded_layer(depth=12, rows=30, kept=0.2), tmp_path / "c.plan")
     return tmp_path / "c.plan"
@@ -70,7 +84,7 @@ def test_kernels_agree_and_stay_inside_their_outputs(builds: dict[str, Path], sa
     passes(builds[sanitizers] / "kernel_margins")
 
 
-@pytest.mark.parametrize("of", ["small_plan", "coded_plan", "finishing_plan"])
+@pytest.mark.parametrize("of", ["small_plan", "float_plan", "coded_plan", "finishing_plan"])
 def test_hostile_plans_never_touch_foreign_memory(
     builds: dict[str, Path], of: str, request: pytest.FixtureRequest
 ) -> None:

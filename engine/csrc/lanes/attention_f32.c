@@ -6,6 +6,7 @@
 typedef struct head {
   const spw_attention *step;
   const float *mask;  /* this sequence's, or NULL */
+  const float *bias;  /* this head's: element query - key, which may be negative; or NULL */
   float *scores;      /* [tile][keys][16] */
   uint32_t keys, key_tiles, first_tile, channel;
 } head;
@@ -31,6 +32,7 @@ SPW_INLINE void score(const head *h, uint32_t tile, const uint32_t tiles, vf *hi
 #pragma GCC unroll 8
       for (uint32_t t = 0; t < tiles; t++) {
         vf value = masked_score(acc[r * tiles + t], scale, h->mask, key + r);
+        if (h->bias) value = vf_add(value, vf_load(h->bias + (ptrdiff_t)((tile + t) * SPW_LANES) - (key + r)));
         highest[t] = vf_max(value, highest[t]);
         vf_store(h->scores + t * scores_stride(h) + (key + r) * SPW_LANES, value);
       }
@@ -65,11 +67,17 @@ SPW_INLINE void attend(const head *h, uint32_t tile, const uint32_t tiles) {
   for (; d < h->step->head_dim; d++) weigh(h, tile, d, 1, tiles, inverse);
 }
 
+static const float *bias_of(const spw_attention *step, uint32_t head_index) {
+  size_t stride = 2 * (size_t)step->bias_length - 1 + SPW_BIAS_MARGIN;
+  return step->bias ? step->bias + head_index * stride + step->bias_length - 1 : NULL;
+}
+
 void SPW_KERNEL(attention_f32)(const spw_attention *step, uint32_t sequence, uint32_t head_index,
                                uint32_t tile_begin, uint32_t tile_end, void *scratch) {
   spw_sequence s = step->sequences[sequence];
   head h = {.step = step,
             .mask = step->mask ? step->mask + (size_t)s.first_tile * SPW_LANES : NULL,
+            .bias = bias_of(step, head_index),
             .scores = scratch,
             .keys = s.tokens,
             .key_tiles = (s.tokens + SPW_LANES - 1) / SPW_LANES,

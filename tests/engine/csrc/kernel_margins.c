@@ -202,6 +202,8 @@ static void test_attention(const spw_kernels *reference, const spw_kernels *k, i
   size_t in = is_u8 ? u8_tile(channels) : f32_tile(channels), out = quantized ? u8_tile(channels) : f32_tile(channels);
   block q = is_u8 ? bytes(count * in) : reals(count * in / 4), v = is_u8 ? bytes(count * in) : reals(count * in / 4);
   block keys = is_u8 ? bytes(count * in) : reals(count * in / 4), mask = reals((size_t)count * 16);
+  uint32_t longest = pick(80, 90), stride = 2 * longest - 1 + SPW_BIAS_MARGIN;
+  block bias = reals((size_t)heads * stride);
   block scratch = make(is_u8 ? spw_scratch_attention_u8(80, head_dim) : spw_scratch_attention_f32(80));
   const float hidden[] = {-10000.0f, -FLT_MAX, -INFINITY, -0.7f};
   float value = hidden[pick(0, 3)];
@@ -211,15 +213,16 @@ static void test_attention(const spw_kernels *reference, const spw_kernels *k, i
                         .mask = pick(0, 3) ? (float *)mask.data : NULL, .head_dim = head_dim, .scale = pick(0, 3) ? 0.3f : 3e4f,
                         .q_quant = random_quantization(), .k_quant = random_quantization(),
                         .v_quant = random_quantization(), .p_quant = {pick(0, 3) ? 1.0f / 255 : 1e-4f, (int32_t)pick(0, 9)},
-                        .out = random_quantization(), .quantized = quantized};
+                        .out = random_quantization(), .quantized = quantized,
+                        .bias = !is_u8 && pick(0, 1) ? (float *)bias.data : NULL, .bias_length = longest};
   for (int i = 0; i < 2; i++) {
     const spw_kernels *table = i ? k : reference;
     step.y = tiles(i ? got : expected, out);
-    (is_u8 ? table->attention_u8 : table->attention_f32)(&step, b, pick(0, 0), begin, end, scratch.data);
+    (is_u8 ? table->attention_u8 : table->attention_f32)(&step, b, heads - 1, begin, end, scratch.data);
   }
   if (!margins_hold(scratch)) failures++, fprintf(stderr, "attention %s: wrote outside its scratch\n", k->isa);
   compare(is_u8 ? "attention_u8" : "attention_f32", k->isa, expected, got);
-  drop(q), drop(keys), drop(v), drop(mask), drop(scratch);
+  drop(q), drop(keys), drop(v), drop(mask), drop(scratch), drop(bias);
 }
 
 static void test_layernorm(const spw_kernels *reference, const spw_kernels *k) {

@@ -36,7 +36,7 @@ def _squared(graph: Graph, value: str, probe: Probe, heads: int) -> Array:
     full = np.broadcast_to(found, (probe.batch, heads, probe.sequence, probe.sequence))
     if (full != full[:1]).any():
         raise ValueError
-    return full[0]
+    return np.asarray(full[0])
 
 
 def _spread(table: Array, length: int) -> Array:

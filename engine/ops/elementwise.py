@@ -11,7 +11,7 @@ import numpy as np
 from engine.graph import Array, Shape
 from engine.ops.call import VARIADIC, Call, Operator, RuleError, broadcast
 
-_DTYPES: dict[int, type[np.generic]] = {
+DTYPES: dict[int, type[np.generic]] = {
     1: np.float32,
     2: np.uint8,
     3: np.int8,
@@ -84,9 +84,9 @@ def _dropout(call: Call) -> tuple[Array, ...]:
 def cast_dtype(call: Call) -> np.dtype[Any]:
     """The element type that a `Cast` makes."""
     number = call.integer("to", 0)
-    if number not in _DTYPES:
+    if number not in DTYPES:
         raise RuleError(f"casts to element type {number}")
-    return np.dtype(_DTYPES[number])
+    return np.dtype(DTYPES[number])
 
 
 def _broadcast_shape(call: Call) -> tuple[Shape, ...]:

@@ -4,18 +4,48 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from engine.graph import Graph, Node
 from engine.ops import evaluate_node, operator
+from engine.ops.elementwise import DTYPES
 from engine.passes.quantized import float_constant, is_quantized_constant
 
 _MAX_RESULT_ELEMENTS = 1 << 28
+_MAX_CHAIN = 10_000
+_FLOATS = tuple(number for number, dtype in DTYPES.items() if np.issubdtype(dtype, np.floating))
+_COMPARISONS = ("And", "Equal", "Greater", "GreaterOrEqual", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Xor")
+_QUANTIZED = ("DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul", "QuantizeLinear")
+_GIVE_NO_FLOATS = (*_COMPARISONS, *_QUANTIZED, "ConstantOfShape", "Shape", "Size")
 
 
 def remove_identities(graph: Graph) -> None:
-    """Identity, Dropout, and Expand or Tile to the shape that is there already."""
+    """Identity, Dropout, Expand or Tile to the shape that is there already, and casts between kinds of floats.
+
+    All floats are computed as float32, those of a float16 model too, so that nothing is rounded between.
+    """
     for node in graph.each("Identity", "Dropout", "Expand", "Tile"):
         if node.outputs[0] and not any(node.outputs[1:]) and _keeps_shape(graph, node):
             graph.substitute(node.outputs[0], node.inputs[0])
+    for node in graph.each("Cast"):
+        if node.integer("to", 0) in _FLOATS and _is_float(graph, node.inputs[0]):
+            graph.substitute(node.outputs[0], node.inputs[0])
+
+
+def _is_float(graph: Graph, value: str) -> bool:
+    """True where `value` surely holds floats: most operators give what their first input has."""
+    for _ in range(_MAX_CHAIN):
+        node, constant = graph.producer(value), graph.constant(value)
+        if node is None:
+            dtypes = [i.dtype for i in graph.inputs if i.name == value] if constant is None else [constant.dtype]
+            return bool(dtypes) and dtypes[0].kind == "f"
+        if node.op_type in ("Cast", "DequantizeLinear"):
+            return node.op_type != "Cast" or node.integer("to", 0) in _FLOATS
+        is_another = value != node.outputs[0] and node.op_type != "Split"
+        if operator(node) is None or node.op_type in _GIVE_NO_FLOATS or is_another:
+            return False
+        value = node.inputs[1 if node.op_type == "Where" else 0]
+    return False
 
 
 def _keeps_shape(graph: Graph, node: Node) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 import engine
 from engine import ModelError, UnsupportedModelError
@@ -42,6 +43,19 @@ def test_program_agrees_with_onnxruntime(form: str, sparsity: float) -> None:
             # One rounding that goes the other way moves a logit by a step of the last quantization at most.
             np.testing.assert_allclose(found[info.name], array, atol=1e-4 if form == "fp32" else 0.05)
             assert np.mean(np.abs(found[info.name] - array)) < (1e-5 if form == "fp32" else 5e-3)
+
+
+@pytest.mark.parametrize("outside", [True, False])
+def test_half_precision_is_computed_in_single(outside: bool) -> None:
+    """As near to the float32 model as ONNX Runtime's float16 is, or nearer; casts between floats change nothing."""
+    plain = Bert(layers=1).build()
+    half = convert_float_to_float16(plain, keep_io_types=outside, op_block_list=["Softmax", "Erf"])
+    assert sum(node.op_type == "Cast" for node in half.graph.node) > 4
+    inputs = feed([i.name for i in plain.graph.input], 3, 11)
+    exact, rounded = session(plain).run(None, inputs), session(half).run(None, inputs)
+    found = run_program(compile_graph(parse(half.SerializeToString())), inputs)
+    for output, theirs, real in zip(plain.graph.output, rounded, exact, strict=True):
+        assert 0 < np.abs(found[output.name] - real).max() <= 1.1 * np.abs(theirs - real).max()
 
 
 @pytest.mark.parametrize("form", FORMS)

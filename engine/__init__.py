@@ -3,6 +3,8 @@
     model = engine.compile("path/to/model.onnx")
     outputs = model.run({"input_ids": ids, "attention_mask": mask})
 
+`Engine` and `compile_model` take DeepSparse's arguments, `InferenceSession` ONNX Runtime's.
+
 Everything is imported when it is first used, so that `import engine` is quick and needs no compiled library.
 """
 
@@ -23,25 +25,38 @@ from engine.errors import (
 )
 
 if TYPE_CHECKING:
+    from engine.as_deepsparse import Engine, Scheduler, compile_model
+    from engine.as_onnxruntime import InferenceSession
     from engine.model_source import Source
     from engine.pipelines import Pipeline
     from engine.runtime import CompiledModel
 
 __all__ = [
     "CompiledModel",
+    "Engine",
     "EngineError",
     "ExecutionError",
+    "InferenceSession",
     "InputError",
     "ModelError",
     "Pipeline",
     "PipelineError",
     "PlanError",
+    "Scheduler",
     "UnsupportedModelError",
     "UnsupportedNode",
     "compile",
+    "compile_model",
 ]
 
-_LAZY = {"CompiledModel": "engine.runtime", "Pipeline": "engine.pipelines"}
+_LAZY = {
+    "CompiledModel": "engine.runtime",
+    "Engine": "engine.as_deepsparse",
+    "InferenceSession": "engine.as_onnxruntime",
+    "Pipeline": "engine.pipelines",
+    "Scheduler": "engine.as_deepsparse",
+    "compile_model": "engine.as_deepsparse",
+}
 
 
 def compile(  # noqa: A001 - `engine.compile` is what callers read

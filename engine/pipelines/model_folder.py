@@ -30,10 +30,9 @@ class ModelFolder:
         rows = self.config.get("max_position_embeddings")
         if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
             return None
-        # RoBERTa and its kin count positions from the padding id + 1.
-        roberta = "roberta" in str(self.config.get("model_type")) or self.config.get("model_type") == "camembert"
-        padding = self.config.get("pad_token_id")
-        return rows - padding - 1 if roberta and isinstance(padding, int) else rows
+        kind, padding = str(self.config.get("model_type")), self.config.get("pad_token_id")
+        counts_from_padding = "roberta" in kind or kind in ("camembert", "mpnet")
+        return rows - padding - 1 if counts_from_padding and isinstance(padding, int) else rows
 
     def label(self, index: int) -> str:
         """Return what config.json calls a classifier's output `index`, or LABEL_index."""

@@ -271,9 +271,10 @@ def test_a_file_of_fixed_length_is_padded_to_it(folder: Path, tmp_path: Path) ->
         assert pipeline(question="where?", context=LONG).answer == "Paris in spring"
 
 
-def test_roberta_counts_positions_from_its_padding(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert", "mpnet"])
+def test_roberta_counts_positions_from_its_padding(folder: Path, tmp_path: Path, kind: str) -> None:
     copied(folder, tmp_path, "model.onnx", "tokenizer.json")
-    config = {"model_type": "roberta", "max_position_embeddings": 98, "pad_token_id": 1}
+    config = {"model_type": kind, "max_position_embeddings": 98, "pad_token_id": 1}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with Pipeline.create("qa", tmp_path, engine_type="onnxruntime") as pipeline:
         assert pipeline.longest(None, 384) == 96

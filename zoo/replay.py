@@ -1,7 +1,7 @@
 """Sample inputs through the model before it is published: it must give the sample outputs.
 
 Runs where the model was made: a registry runs nobody's model. Needs ONNX Runtime; without it nothing is run, and the
-version's report says so.
+version's report says so. What a difference is relative to, `zoo.agreement` says.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.agreement import Spread, measures
 from zoo.errors import CheckError
 from zoo.layout import Layout
 from zoo.manifest import Role
@@ -80,11 +81,13 @@ def _run(
     except Exception as error:  # its errors share no other base
         told = f"{MODEL_PATH} can't be opened by ONNX Runtime: {_first_line(error)}"
         raise CheckError(f"{told}; export it again, or publish with --skip-replay REASON") from error
+    names = [output.name for output in session.get_outputs()]
+    spreads = _spreads(names, [target for _, target in samples])
     sizes = [source.stat().st_size for source, _ in samples]
     meter, largest = Meter("replay", sum(sizes), progress), 0.0
-    for (source, target), size_bytes in zip(samples, sizes, strict=True):
+    for (source, target), size_bytes, measured_by in zip(samples, sizes, spreads, strict=True):
         with meter.file(source.name, size_bytes):
-            name, difference = _compare(session, source, target)
+            name, difference = _compare(session, source, target, measured_by)
         if not difference <= tolerance:
             raise CheckError(
                 f"{target.name}: {name} isn't what {MODEL_PATH} gives for {source.name}: relative RMS difference "
@@ -94,17 +97,26 @@ def _run(
     return largest
 
 
-def _compare(session: Any, source: Path, target: Path) -> tuple[str, float]:
+def _spreads(names: Sequence[str], targets: Sequence[Path]) -> list[dict[str, Spread]]:
+    """What each sample's outputs are measured by; read one file after the other, for together they may be large."""
+    found = [{k: Spread.of(v) for k, v in _named(_load(path), names, path).items()} for path in targets]
+    by_name = {name: measures(name, [spreads[name] for spreads in found]) for name in names}
+    return [{name: by_name[name][number] for name in names} for number in range(len(targets))]
+
+
+def _compare(session: Any, source: Path, target: Path, spreads: Mapping[str, Spread]) -> tuple[str, float]:
     """The output that differs most, and by how much."""
-    names = [output.name for output in session.get_outputs()]
     feed, lacked_batch = _feed(source, session.get_inputs())
-    expected = _named(_load(target), names, target)
+    expected = _named(_load(target), list(spreads), target)
     try:
-        found = session.run(names, feed)
+        found = session.run(list(spreads), feed)
     except Exception as error:  # as above
         raise CheckError(f"{source.name} can't be run by {MODEL_PATH}: {_first_line(error)}") from error
     outputs = [array[0] if lacked_batch else array for array in found]
-    differences = {name: _difference(array, expected[name]) for name, array in zip(names, outputs, strict=True)}
+    differences = {
+        name: spreads[name].relative_rms(array, expected[name]) if array.shape == expected[name].shape else float("inf")
+        for name, array in zip(spreads, outputs, strict=True)
+    }
     return max(differences.items(), key=lambda item: item[1])
 
 
@@ -131,19 +143,6 @@ def _named(arrays: Mapping[str, NDArray[Any]], names: Sequence[str], path: Path)
     if len(arrays) != len(names) or not set(names).isdisjoint(arrays):
         raise CheckError(f"{path.name} holds {', '.join(arrays)}; {MODEL_PATH} has {', '.join(names)}")
     return dict(zip(names, arrays.values(), strict=True))
-
-
-def _difference(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    """RMS of the difference over the spread of what is expected; infinite for other shapes."""
-    import numpy as np
-
-    if found.shape != expected.shape:
-        return float("inf")
-    if not expected.size:
-        return 0.0
-    wanted = expected.astype(np.float64)
-    rms = np.sqrt(np.mean(np.square(found.astype(np.float64) - wanted)))
-    return float(rms / max(float(np.std(wanted)), 1e-6))
 
 
 def _first_line(error: Exception) -> str:

@@ -111,6 +111,22 @@ def test_a_quantized_model_may_differ_by_its_roundings(tmp_path: Path) -> None:
                 replay(layout)
 
 
+@pytest.mark.parametrize(("output", "passes"), [("logits", True), ("scores", False)])
+def test_classes_that_nearly_tie_are_measured_by_all_samples(output: str, passes: bool, tmp_path: Path) -> None:
+    tie, clear = (np.array([row], np.float32) for row in ([1, 1.001], [-2, 2]))
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2]) for name in ("x", output)]
+    body = helper.make_graph([helper.make_node("Identity", ["x"], [output])], "same", values[:1], values[1:])
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    given = [npz(**{output: tie + np.array([[0.005, -0.005]], np.float32)}), npz(**{output: clear})]
+    folder = write(tmp_path, [npz(x=tie), npz(x=clear)], given, json.dumps({"quantized": True}), model)
+    layout = read_layout(folder, Stub.parse("zoo:a"))
+    if passes:
+        assert replay(layout).state == "passed"  # type: ignore[union-attr]  # it has samples
+    else:
+        with pytest.raises(CheckError, match=r"out-0000\.npz: scores isn't what"):
+            replay(layout)
+
+
 def test_without_samples_there_is_nothing_to_say(tmp_path: Path) -> None:
     assert replay(read_layout(write(tmp_path, [npz(x=X)], []), Stub.parse("zoo:a"))) is None
 

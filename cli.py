@@ -145,6 +145,11 @@ def legacy_train_text_classification() -> NoReturn:
     main(["train", "text-classification", *sys.argv[1:]])
 
 
+def legacy_train_token_classification() -> NoReturn:
+    """sparseml.transformers.train.token_classification, with or without `train`, with its flags."""
+    main(["train", "token-classification", *sys.argv[1:]])
+
+
 def legacy_export_onnx() -> NoReturn:
     """sparseml.transformers.export_onnx --model_path DIR --task TASK."""
     main(["legacy-export-onnx", *sys.argv[1:]])

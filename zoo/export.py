@@ -25,14 +25,18 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from zoo import answers, texts
+from zoo.agreement import CLASS_LOGITS, Spread, measures
 from zoo.answers import make_windows
 from zoo.errors import TrainingError
 from zoo.texts import text_rows
 from zoo.train.deploy import deployable
-from zoo.train.distillation import CLASS_LOGITS
 from zoo.train.fake_quantize import onnx_translations
 from zoo.train.features import Tokens
 from zoo.train.models import load_model
@@ -102,6 +106,20 @@ TASKS = (
             ("It was written in 1843 by Ada Lovelace, who added notes to a paper on the engine.",),
         ),
     ),
+    Task(
+        name="token_classification",
+        aliases=("ner",),
+        ending="ForTokenClassification",
+        loader=AutoModelForTokenClassification,
+        outputs=(CLASS_LOGITS,),
+        rows=_rows,
+        length=texts.MAX_WORDS_LENGTH,
+        texts=(
+            ("Ada Lovelace was born in London and worked with Charles Babbage .",),
+            ("The river rises in the hills , crosses two counties and ends in the North Sea .",),
+            ("On Monday the company opened an office in Geneva .",),
+        ),
+    ),
 )
 
 
@@ -119,10 +137,10 @@ def export(
     """Write `folder`'s model as ONNX with its tokenizer to `out` (default: folder/deployment) and return `out`.
 
     task: one of TASKS or an alias of it; what the model's config says by default. samples: texts on which ONNX Runtime
-    must agree with PyTorch, (question, context), or one text or two to classify; a few of our own are added.
-    num_export_samples of them are written beside the model. max_length: tokens of a sample, default 384, or 128 to
-    classify. An existing `out` is replaced whole if it is empty or an earlier deployment; with overwrite, whatever it
-    holds but the trained model.
+    must agree with PyTorch, (question, context), or one text or two to classify, or one whose words are; a few of our
+    own are added. num_export_samples of them are written beside the model. max_length: tokens of a sample, default
+    384, or 128 to classify texts, 256 for words. An existing `out` is replaced whole if it is empty or an earlier
+    deployment; with overwrite, whatever it holds but the trained model.
     Raises TrainingError when the folder isn't complete or its model is none of these tasks', `out` may not be replaced,
     or the two disagree; then nothing is left behind.
     """
@@ -149,11 +167,11 @@ def task_of(folder: Path, asked: str | None) -> Task:
 
     Raises TrainingError where it is none of TASKS, or another one than asked for.
     """
-    known = " and ".join(task.name for task in TASKS)
+    known = ", ".join(task.name for task in TASKS)
     wanted = None if asked is None else re.sub(r"[-_\s]+", "_", asked.strip()).lower()
     named = next((task for task in TASKS if wanted in (task.name, *task.aliases)), None)
     if asked is not None and named is None:
-        raise TrainingError(f"task {asked!r} can't be exported; {known} can")
+        raise TrainingError(f"task {asked!r} can't be exported; known are {known}")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         architectures = [str(one) for one in config.get("architectures") or ()]
@@ -162,7 +180,7 @@ def task_of(folder: Path, asked: str | None) -> Task:
     found = next((task for task in TASKS if any(one.endswith(task.ending) for one in architectures)), None)
     if found is None and (named is None or architectures):
         held = f"a {', '.join(architectures)}" if architectures else "a model that its config.json doesn't name"
-        raise TrainingError(f"{folder} holds {held}; models for {known} can be exported")
+        raise TrainingError(f"{folder} holds {held}; models for one of {known} can be exported")
     if named is not None and found is not None and named is not found:
         raise TrainingError(f"{folder} holds a model for {found.name}, not for {named.name}")
     return named or found or TASKS[0]
@@ -304,7 +322,8 @@ def compare(model: nn.Module, path: Path, feeds: Sequence[Arrays], names: Sequen
     (feed, outputs) pairs. Raises TrainingError when a float model's logits differ by more than 1e-4; or when a
     quantized model, where one rounding that falls differently moves those after it, differs by more than a
     tenth of the logits' spread in RMS, or picks a clearly worse token or class in more than one row, and one of a
-    hundred. What the logits of classes spread over is that of all feeds: two that are near say nothing alone.
+    hundred. A row is what one pick is made of: a sample's tokens, or the classes of it or of each of its tokens. See
+    `zoo.agreement` for the spread.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -315,11 +334,12 @@ def compare(model: nn.Module, path: Path, feeds: Sequence[Arrays], names: Sequen
             outputs = model(**{name: torch.from_numpy(value) for name, value in feed.items()})
         ours.append([outputs[name][0].float().numpy() for name in names])
         pairs.append((feed, dict(zip(names, session.run(list(names), feed), strict=True))))
-    classes = np.concatenate([row for found in ours for row in found]) if tuple(names) == (CLASS_LOGITS,) else None
+    by_name = [measures(name, [Spread.of(found[i]) for found in ours]) for i, name in enumerate(names)]
     rows = [
-        _agreement(mine, theirs[name][0], mine if classes is None else classes)
-        for found, (_, theirs) in zip(ours, pairs, strict=True)
-        for mine, name in zip(found, names, strict=True)
+        agreement
+        for number, (found, (_, theirs)) in enumerate(zip(ours, pairs, strict=True))
+        for mine, name, spreads in zip(found, names, by_name, strict=True)
+        for agreement in _agreements(mine, theirs[name][0], spreads[number])
     ]
     largest, relative, equal, close = np.array(rows, np.float64).T
     facts = {
@@ -337,17 +357,14 @@ def compare(model: nn.Module, path: Path, feeds: Sequence[Arrays], names: Sequen
     return {**facts, "pairs": pairs}
 
 
-def _agreement(
-    mine: NDArray[np.float32], other: NDArray[np.float32], logits: NDArray[np.float32]
-) -> tuple[float, float, bool, bool]:
-    """Return the largest difference, RMS difference / standard deviation, same argmax, and argmax as good.
-
-    logits: those whose deviation and spread count.
-    """
-    difference = mine - other
-    relative = float(np.sqrt(np.square(difference).mean()) / max(float(logits.std()), 1e-12))
-    worse = float(mine.max() - mine[other.argmax()])
-    return float(np.abs(difference).max()), relative, worse == 0, worse <= NEAR_TIE * float(np.ptp(logits))
+def _agreements(
+    mine: NDArray[np.float32], other: NDArray[np.float32], spread: Spread
+) -> Iterator[tuple[float, float, bool, bool]]:
+    """Yield, for each row, the largest difference, the relative RMS, same argmax, and argmax as good."""
+    for row, theirs in zip(np.atleast_2d(mine), np.atleast_2d(other), strict=True):
+        worse = float(row.max() - row[theirs.argmax()])
+        largest = float(np.abs(row - theirs).max())
+        yield largest, spread.relative_rms(theirs, row), worse == 0, worse <= NEAR_TIE * spread.range
 
 
 def _write_samples(work: Path, pairs: Sequence[tuple[Arrays, Arrays]]) -> None:

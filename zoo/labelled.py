@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import TrainingError
+from zoo.rows import json_rows, label_of, measure_error, missing_column, read_text, text_of
 
 LABEL = "label"
 PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("question", "sentence"))
@@ -56,8 +56,8 @@ def read_labelled(path: Path | str, columns: Columns | None = None) -> list[Labe
     path = Path(path)
     if path.suffix.lower() not in _FORMS:
         raise TrainingError(f"{path}: its name must end in {', '.join(_FORMS)}, which tells how to read it")
-    text = _text_of(path)
-    rows = _table(path, text) if path.suffix.lower() in (".tsv", ".csv") else _objects(path, text)
+    text = read_text(path)
+    rows = _table(path, text) if path.suffix.lower() in (".tsv", ".csv") else json_rows(path, text)
     found = labelled(rows, columns or Columns())
     if not found:
         raise TrainingError(f"{path}: holds no rows")
@@ -70,8 +70,8 @@ def labelled(rows: Iterable[tuple[str, Mapping[str, Any]]], columns: Columns) ->
     names: tuple[str, ...] | None = None
     for place, row in rows:
         names = names or _text_columns(row, columns, place)
-        texts = tuple(_text(row, name, place) for name in names)
-        found.append(LabelledText(texts, _label(row, columns.label, place), place))
+        texts = tuple(text_of(row.get(name), name, place) for name in names)
+        found.append(LabelledText(texts, label_of(row.get(columns.label), columns.label, place), place))
     return found
 
 
@@ -81,20 +81,12 @@ def label_order(labels: Collection[str], place: str) -> tuple[str, ...]:
     Raises TrainingError, naming `place`, for labels that are measures, and when there is no choice among them.
     """
     if len(labels) < 2:
-        raise TrainingError(
-            f"{place}: all rows have the label {next(iter(labels), '')!r}; a classifier needs two or more"
-        )
+        raise TrainingError(f"{place}: the only label is {next(iter(labels), '')!r}; a classifier needs two or more")
     if all(_WHOLE.fullmatch(label) for label in labels):
         return tuple(sorted(labels, key=int))
     if all(_is_number(label) for label in labels):
-        raise _measure(place, next(label for label in labels if not _WHOLE.fullmatch(label)))
+        raise measure_error(place, next(label for label in labels if not _WHOLE.fullmatch(label)))
     return tuple(sorted(labels))
-
-
-def _measure(place: str, label: object) -> TrainingError:
-    return TrainingError(
-        f"{place}: the label {label} is a measure; regression is not supported, labels must be names or whole numbers"
-    )
 
 
 def _is_number(label: str) -> bool:
@@ -103,20 +95,6 @@ def _is_number(label: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _text_of(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-        text = content.decode("utf-8-sig")
-    except OSError as error:
-        raise TrainingError(f"{path}: can't be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise TrainingError(f"{path}: line {line}: isn't UTF-8; save it as UTF-8") from error
-    if not text.strip():
-        raise TrainingError(f"{path}: is empty")
-    return text
 
 
 def _table(path: Path, text: str) -> Iterator[tuple[str, dict[str, str]]]:
@@ -152,99 +130,18 @@ def _header(row: Sequence[str], place: str) -> list[str]:
     return names
 
 
-def _objects(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    lines = path.suffix.lower() == ".jsonl"
-    document = None if lines else _document(path, text)
-    if document is None:
-        rows = ((f"{path}: line {n}", line) for n, line in enumerate(text.split("\n"), 1) if line.strip())
-        for place, line in rows:
-            yield place, _object(_json(line, place), place)
-    else:
-        for number, row in enumerate(document, 1):
-            place = f"{path}: row {number}"
-            yield place, _object(row, place)
-
-
-def _document(path: Path, text: str) -> list[Any] | None:
-    """Return the rows of a document; None where the file holds an object a line."""
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        if not text.lstrip().startswith("{"):
-            document = _json(text, str(path))  # which says what is wrong
-        else:
-            return None
-    if isinstance(document, dict):
-        document = document.get("data", [document])
-    if not isinstance(document, list):
-        raise TrainingError(f"{path}: must hold a list of objects, alone or as 'data', or an object a line")
-    return document
-
-
-def _json(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-        raise TrainingError(f"{place}: isn't JSON: {error.msg}, {where}") from error
-    except (ValueError, RecursionError) as error:
-        raise TrainingError(f"{place}: isn't usable JSON: {error}") from error
-
-
-def _object(row: Any, place: str) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise TrainingError(f"{place}: is {_kind(row)}; expected an object with a text and its label")
-    return row
-
-
 def _text_columns(row: Mapping[str, Any], columns: Columns, place: str) -> tuple[str, ...]:
     """Return the columns that hold the texts. Raises TrainingError where they, or the label's, aren't there."""
     if columns.label not in row:
-        raise _missing(row, columns.label, place, "--label_column_name names another")
+        raise missing_column(row, columns.label, place, "--label_column_name names another")
     if columns.texts is not None:
         for name in columns.texts:
             if name not in row:
-                raise _missing(row, name, place, "--input_column_names names others")
+                raise missing_column(row, name, place, "--input_column_names names others")
         return columns.texts
     others = [name for name in row if name != columns.label and name not in _NUMBERING]
     known = (*PAIRS, *((name,) for name in TEXTS), *((name,) for name in others if len(others) == 1))
     for names in known:
         if all(name in others for name in names):
             return names
-    raise _missing(row, " or ".join(TEXTS), place, "--input_column_names a,b names others")
-
-
-def _missing(row: Mapping[str, Any], name: str, place: str, remedy: str) -> TrainingError:
-    held = ", ".join(map(str, row)) or "none"
-    return TrainingError(f"{place}: there is no column {name}; the columns are {held}; {remedy}")
-
-
-def _text(row: Mapping[str, Any], name: str, place: str) -> str:
-    value = row.get(name)
-    if not isinstance(value, str):
-        raise TrainingError(f"{place}: {name} is {_kind(value)}; expected text")
-    return value
-
-
-def _label(row: Mapping[str, Any], name: str, place: str) -> str:
-    value = row.get(name)
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        if not value.is_integer():
-            raise _measure(place, value)
-        value = int(value)
-    if isinstance(value, int):
-        return str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise TrainingError(f"{place}: {name} is {_kind(value)}; expected a name or a whole number")
-    return value.strip()
-
-
-def _kind(value: object) -> str:
-    kinds = {dict: "an object", list: "a list", int: "a number", float: "a number", bool: "true or false"}
-    if value is None:
-        return "missing"
-    if isinstance(value, str):
-        return "text" if value.strip() else "empty"
-    return kinds.get(type(value), type(value).__name__)
+    raise missing_column(row, " or ".join(TEXTS), place, "--input_column_names a,b names others")

@@ -34,12 +34,24 @@ def train_text_classification(context: typer.Context) -> None:
     raise typer.Exit(train(list(context.args)))
 
 
+@train_app.command("token-classification", context_settings=PASS_THROUGH)
+@train_app.command("token_classification", context_settings=PASS_THROUGH, hidden=True)
+def train_token_classification(context: typer.Context) -> None:
+    """Fine-tune on tagged words, such as named entities; takes the Hugging Face example's flags, and --help."""
+    from zoo.train.tasks.token_classification import main as train
+
+    raise typer.Exit(train(list(context.args)))
+
+
 @app.command()
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="a trained folder")],
     out: Annotated[Path | None, typer.Option(help="the deployment folder; DIR/deployment by default")] = None,
     task: Annotated[
-        str | None, typer.Option(help="question_answering or text_classification; by default what DIR was trained for")
+        str | None,
+        typer.Option(
+            help="question_answering, text_classification, token_classification; by default as DIR was trained"
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="replace the deployment folder whatever it holds, except DIR itself")

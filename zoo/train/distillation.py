@@ -2,7 +2,8 @@
 
 The loss of one output is KL(student || teacher) at temperature T as SparseML defines it: the sum of
 p_t * (log p_t - log p_s) over all positions, divided by the rows of the batch, times T squared.
-Padded positions take no part: their logits are set so low, in both, that their probability is exactly zero.
+Padded positions take no part: their logits are set so low, in both, that their probability is exactly zero. Where
+each token has logits of classes, tokens are the rows, and only those that the task's own loss judges count.
 """
 
 from __future__ import annotations
@@ -16,13 +17,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from zoo.agreement import CLASS_LOGITS
 from zoo.errors import TrainingError
 
 Outputs = Mapping[str, Tensor]
 _FEATURES = "feature_index"
-CLASS_LOGITS = "logits"  # the output that transformers' classifiers name so: [batch, classes], no value a token
 _NOT_FOR_TEACHERS = ("labels", "_positions", _FEATURES)
+IGNORED = -100  # the label of a token that has none, as PyTorch's losses know it
 _NEVER = -1e9  # as a logit; exp of it is 0 in float32 at every temperature below 1e6
+
+
+def judged_tokens(inputs: Mapping[str, Any]) -> Tensor | None:
+    """Return which tokens of a batch have a label, bool [batch, sequence]; None where its labels aren't of tokens."""
+    ids, labels = inputs.get("input_ids"), inputs.get("labels")
+    if not isinstance(ids, Tensor) or not isinstance(labels, Tensor) or labels.shape != ids.shape:
+        return None
+    return labels.ne(IGNORED)
 
 
 def has_positions(name: str, dimensions: int) -> bool:
@@ -56,13 +66,19 @@ class LayerTeacher(Teacher, Protocol):
 
 
 def distillation_loss(
-    student: Outputs, teacher: Outputs, keys: Sequence[str], temperature: float, mask: Tensor | None
+    student: Outputs,
+    teacher: Outputs,
+    keys: Sequence[str],
+    temperature: float,
+    mask: Tensor | None,
+    judged: Tensor | None = None,
 ) -> Tensor:
     """Return the mean over `keys` of the loss above, a float32 scalar.
 
     Outputs are [batch, ...] with classes or positions last. mask: [batch, sequence], 0 at padding; it acts on
-    outputs of exactly its shape, but not on `logits`, whose columns are classes. Raises TrainingError when there are
-    no keys, outputs lack one or differ in shape.
+    outputs of exactly its shape, but not on `logits`, whose columns are classes. judged: [batch, sequence], not 0 at
+    tokens whose classes count in outputs [batch, sequence, classes]; those of `mask` without it. Raises TrainingError
+    when there are no keys, outputs lack one or differ in shape.
     """
     if not keys:
         raise TrainingError(
@@ -78,8 +94,12 @@ def distillation_loss(
         if student[key].shape != teacher[key].shape:
             shapes = f"{tuple(student[key].shape)} and {tuple(teacher[key].shape)}"
             raise TrainingError(f"student and teacher give {key!r} in different shapes: {shapes}")
-        seen = mask if has_positions(key, student[key].ndim) else None
-        losses.append(_divergence(student[key].float(), teacher[key].float(), temperature, seen))
+        mine, theirs = student[key].float(), teacher[key].float()
+        seen = mask if has_positions(key, mine.ndim) else None
+        rows = seen if judged is None else judged
+        if mine.ndim > 2 and rows is not None and rows.shape == mine.shape[:2]:
+            mine, theirs, seen = mine[rows != 0], theirs[rows != 0], None
+        losses.append(_divergence(mine, theirs, temperature, seen))
     return torch.stack(losses).mean()
 
 
@@ -91,7 +111,7 @@ def _divergence(student: Tensor, teacher: Tensor, temperature: float, mask: Tens
     if mask is not None and mask.shape == student.shape:
         padding = mask == 0
         student, teacher = student.masked_fill(padding, _NEVER), teacher.masked_fill(padding, _NEVER)
-    rows = student.numel() // student.shape[-1]
+    rows = max(student.numel() // student.shape[-1], 1)
     log_student = functional.log_softmax(student / temperature, dim=-1)
     log_teacher = functional.log_softmax(teacher / temperature, dim=-1)
     return functional.kl_div(log_student, log_teacher, reduction="sum", log_target=True) * temperature**2 / rows

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from zoo.train.distillation import LayerOutputs, float_outputs, has_positions, teacher_inputs
+from zoo.train.distillation import IGNORED, LayerOutputs, float_outputs, has_positions, teacher_inputs
 
 _MULTIPLE = 8
 
@@ -36,11 +36,14 @@ class Tokens(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One input made of example number `example`, and what the model should say: its arguments, by name."""
+    """One input made of example number `example`, and what the model should say: its arguments, by name.
+
+    An argument is a number, or has one for each of the n tokens, int64 [n], IGNORED where nothing is said.
+    """
 
     example: int
     tokens: Tokens
-    labels: Mapping[str, int]
+    labels: Mapping[str, int | NDArray[np.int64]]
 
 
 class Features(torch.utils.data.Dataset[dict[str, Any]]):
@@ -73,12 +76,12 @@ class Collator:
     length: int | None = None
 
     def __call__(self, rows: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
-        """Return input_ids, attention_mask, token_type_ids [batch, length]; the others [batch]."""
+        """Return input_ids, attention_mask, token_type_ids and labels of tokens [batch, length]; the others [batch]."""
         rows = list(rows)
         features: list[Feature] = [row["feature"] for row in rows]
         batch = self.inputs([feature.tokens for feature in features])
         for name in features[0].labels:
-            batch[name] = torch.tensor([feature.labels[name] for feature in features])
+            batch[name] = _labels([feature.labels[name] for feature in features], batch["input_ids"].shape[1])
         batch["feature_index"] = torch.tensor([row["feature_index"] for row in rows])
         return batch
 
@@ -93,6 +96,11 @@ class Collator:
         if self.with_types:
             batch["token_type_ids"] = _stack([row.type_ids for row in rows], length, 0)
         return batch
+
+
+def _labels(values: Sequence[int | NDArray[np.int64]], length: int) -> Tensor:
+    rows = [value for value in values if not isinstance(value, int)]
+    return _stack(rows, length, IGNORED) if rows else torch.tensor(values)
 
 
 def _stack(rows: Sequence[NDArray[np.int64]], length: int, fill: int) -> Tensor:

@@ -88,10 +88,13 @@ def _config(folder: Path) -> Any:
         raise TrainingError(f"the model in {folder} can't be loaded: {error}") from error
 
 
-def labels_of(folder: Path) -> tuple[str, ...] | None:
-    """Return what the folder's model tells apart, by id; None where it is no classifier. Raises as load_model."""
+def labels_of(folder: Path, ending: str) -> tuple[str, ...] | None:
+    """Return what the folder's model tells apart, by id; None where its kind has another ending.
+
+    ending: such as ForSequenceClassification, of the name of its class. Raises as load_model.
+    """
     config = _config(folder)
-    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
+    if not any(name.endswith(ending) for name in config.architectures or ()):
         return None
     return tuple(str(config.id2label.get(index, f"LABEL_{index}")) for index in range(config.num_labels))
 

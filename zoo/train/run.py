@@ -323,6 +323,9 @@ class EvaluatingTrainer(Trainer):
             size = self.args.per_device_eval_batch_size
             outputs = predict(self.model, rows, run.collator, size, progress=progress)
         judged, documents = run.judge(outputs)
+        chosen = str(self.args.metric_for_best_model).removeprefix("eval_")
+        if self.args.load_best_model_at_end and chosen not in judged:
+            raise TrainingError(f"--metric_for_best_model {chosen}: with these labels there is {', '.join(judged)}")
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in judged.items()}
         metrics |= {
             f"{metric_key_prefix}_samples": len(run.eval_set.examples),

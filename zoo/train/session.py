@@ -37,6 +37,7 @@ from zoo.train.distillation import (
     Teacher,
     distillation_loss,
     float_outputs,
+    judged_tokens,
     layer_loss,
     teacher_inputs,
 )
@@ -119,7 +120,8 @@ class RecipeSession:
     def loss(self, task_loss: Tensor, outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
         """Return the loss to minimise: the task's, mixed with the teacher's where the recipe distils now.
 
-        inputs: what the teacher is called with; `attention_mask` [batch, sequence], if there, marks padding.
+        inputs: what the teacher is called with; `attention_mask` [batch, sequence], if there, marks padding, and
+        `labels` of the shape of `input_ids` mark by -100 tokens that aren't judged.
         Raises TrainingError when the loss is NaN or infinite.
         """
         total = task_loss
@@ -149,7 +151,8 @@ class RecipeSession:
     def _distil(modifier: DistillationModifier, taught: Outputs, outputs: Any, inputs: Mapping[str, Any]) -> Tensor:
         student = float_outputs(outputs)
         chosen = modifier.distill_output_keys or [key for key in student if key in taught]
-        return distillation_loss(student, taught, chosen, modifier.temperature, inputs.get("attention_mask"))
+        mask, judged = inputs.get("attention_mask"), judged_tokens(inputs)
+        return distillation_loss(student, taught, chosen, modifier.temperature, mask, judged)
 
     @staticmethod
     def _distil_layers(

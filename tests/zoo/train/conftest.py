@@ -105,6 +105,37 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return write_tsv(folder / "train.tsv", make_reviews(24)), write_tsv(folder / "dev.tsv", make_reviews(9, seed=1))
 
 
+def make_sentences(count: int, seed: int = 0) -> list[list[tuple[str, str]]]:
+    """Sentences of random words and their tags: somebody, of one word or two, and at the end a place of two."""
+    chosen = random.Random(seed)  # noqa: S311 - test data
+    sentences = []
+    for _ in range(count):
+        words = [(word, "O") for word in chosen.choices(WORDS[:20], k=chosen.randint(3, 9))]
+        place = chosen.randrange(len(words))
+        words[place:place] = [
+            (chosen.choice(["ada", "alan", "grace"]), "B-PER"),
+            *([("hill", "I-PER")] if chosen.random() < 0.5 else []),
+        ]
+        sentences.append([*words, (chosen.choice(["north", "south"]), "B-LOC"), ("sea", "I-LOC")])
+    return sentences
+
+
+def write_conll(path: Path, sentences: list[list[tuple[str, str]]]) -> Path:
+    lines = ["-DOCSTART- -X- -X- O", ""]
+    for sentence in sentences:
+        lines += [*(f"{word} NN X {tag}" for word, tag in sentence), ""]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="session")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Tagged words to train on and to evaluate with."""
+    folder = tmp_path_factory.mktemp("sentences")
+    dev = write_conll(folder / "dev.conll", make_sentences(9, seed=1))
+    return write_conll(folder / "train.conll", make_sentences(96)), dev
+
+
 @pytest.fixture(scope="session")
 def train_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "train.json"

@@ -43,6 +43,8 @@ TEXT_RECIPE = RECIPE.replace("qa_outputs", "bert.pooler, classifier").replace(
     "distill_output_keys: [start_logits, end_logits]", "distill_output_keys: [logits]"
 )
 
+TOKEN_RECIPE = TEXT_RECIPE.replace("bert.pooler, classifier", "classifier")
+
 
 def flags(base: Path, out: Path, train: Path, dev: Path, *more: str) -> list[str]:
     return [

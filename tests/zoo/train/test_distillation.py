@@ -9,6 +9,7 @@ from zoo.train.distillation import (
     ModelTeacher,
     RememberedTeacher,
     distillation_loss,
+    judged_tokens,
     layer_loss,
     teacher_inputs,
 )
@@ -53,6 +54,24 @@ def test_padding_masks_no_classes() -> None:
     expected = distillation_loss({"logits": student}, {"logits": teacher}, ["logits"], 2.0, None)
     assert torch.equal(distillation_loss({"logits": student}, {"logits": teacher}, ["logits"], 2.0, mask), expected)
     assert torch.equal(layer_loss([student], [teacher], mask), layer_loss([student], [teacher], None))
+
+
+def test_only_tokens_that_are_judged_count_where_each_has_classes() -> None:
+    student, teacher, mask = torch.randn(2, 4, 3), torch.randn(2, 4, 3), torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
+    labels = torch.tensor([[-100, 2, -100, -100], [0, 1, -100, -100]])
+
+    def loss(judged: torch.Tensor | None) -> torch.Tensor:
+        return distillation_loss({"logits": student}, {"logits": teacher}, ["logits"], 2.0, mask, judged)
+
+    def of_rows(rows: torch.Tensor) -> torch.Tensor:
+        return distillation_loss({"a": student[rows]}, {"a": teacher[rows]}, ["a"], 2.0, None)
+
+    judged = judged_tokens({"input_ids": mask, "labels": labels})
+    assert torch.allclose(loss(None), of_rows(mask != 0))
+    assert torch.allclose(loss(judged), of_rows(labels >= 0))
+    assert loss(torch.zeros(2, 4)) == 0
+    assert judged_tokens({"input_ids": mask, "labels": labels[:, 0]}) is None
+    assert judged_tokens({"labels": labels}) is None
 
 
 def test_different_shapes_and_missing_outputs_are_named() -> None:

@@ -297,7 +297,7 @@ def test_evaluation_may_follow_every_epoch(encoder_folder: Path, reviews: Files,
         ("words\tauthor\tlabel\nthe sea\tada\t1\n", "there is no column sentence or text"),
         ("sentence\tlabel\nthe sea\t1\nthe\thill\t0\n", "{path}: line 3: has 3 columns, the header has 2"),
         ("sentence\tlabel\nthe sea\t1\nthe hill\t\n", "{path}: line 3: label is empty"),
-        ("sentence\tlabel\nthe sea\t1\nthe hill\t1\n", "{path}: all rows have the label '1'"),
+        ("sentence\tlabel\nthe sea\t1\nthe hill\t1\n", "{path}: the only label is '1'"),
         ("sentence\tlabel\nthe sea\t0.5\nthe hill\t1\n", "the label 0.5 is a measure; regression is not supported"),
         (
             "sentence\tlabel\nthe sea\tgood\nthe hill\tbad\n",

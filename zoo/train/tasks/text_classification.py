@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification
 
 from zoo.errors import TrainingError
 from zoo.labelled import LABEL, Columns, LabelledText, label_order, labelled, read_labelled
 from zoo.texts import MAX_LENGTH, text_rows
 from zoo.train.arguments import DataArguments, FlagsError, flag
+from zoo.train.classifier import ClassifierRun
 from zoo.train.features import Feature
-from zoo.train.hub_sets import load_split
-from zoo.train.labels import Labels, ids_on, labels_for
-from zoo.train.models import labels_of, load_model
-from zoo.train.run import Run, train
-
-log = logging.getLogger("zoo.train")
+from zoo.train.hub_sets import load_split, name_of, placed_rows, told
+from zoo.train.run import train
 
 _GLUE = "nyu-mll/glue"
 _GLUE_TASKS = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "wnli")
@@ -79,75 +75,44 @@ class TextArguments(DataArguments):
             raise FlagsError("--input_column_names takes one column, or two for pairs of texts")
 
 
-class TextClassification(Run[TextArguments, LabelledText]):
+class TextClassification(ClassifierRun[TextArguments, LabelledText]):
     """Texts, or pairs of them, get one of several labels; judged by accuracy, and by F1 where there are two."""
 
     task = "text_classification"
     flags = TextArguments
-    label_names = ("labels",)
+    architecture = AutoModelForSequenceClassification
+    ending = "ForSequenceClassification"
 
-    found: tuple[str, ...] = ()  # labels of the data, those of rows that --max_train_samples leaves out included
-    ordered = False  # whether that order gives the ids that the data mean
-    labels: Labels
+    def read_file(self, file: str) -> list[LabelledText]:
+        """Read TSV, CSV or JSON."""
+        return read_labelled(file, self.data_args.columns)
 
-    def read(self, file: str | None, split: str) -> list[LabelledText]:
-        """Read a file, or a split of a named set."""
-        data = self.data_args
-        examples, declared = named_examples(data, split) if file is None else (read_labelled(file, data.columns), None)
-        if split == "train" or not self.changes_model:
-            known = tuple(dict.fromkeys(example.label for example in examples))
-            self.found = declared or (label_order(known, file or told(data, split)) if split == "train" else known)
-            self.ordered = declared is not None or self.found == tuple(map(str, range(len(self.found))))
-        return examples
+    def read_set(self, split: str) -> tuple[list[LabelledText], tuple[str, ...] | None]:
+        """Read a split of the named set, with the labels that it declares."""
+        return named_examples(self.data_args, split)
 
-    def load_student(self, folder: Path, teacher: Path | None) -> PreTrainedModel:
-        """Load the model to train, with the head that the data's labels need."""
-        base = labels_of(folder)
-        head = None
-        if self.changes_model:
-            taught = None if teacher is None else self._teachers_labels(teacher)
-            self.labels, head = labels_for(self.found, base, taught, ordered=self.ordered)
-            what = "a new head" if head.fresh else "the head of the base"
-            log.info("labels: %s (%s)", ", ".join(self.labels.names), what)
-        elif base is None:
-            raise TrainingError(f"the model in {folder} is no classifier yet; train one with --do_train")
-        else:
-            ids = ids_on(base, self.found, ordered=self.ordered)
-            self.labels = Labels(base, ids or {name: index for index, name in enumerate(base)})
-        return load_model(folder, architecture=AutoModelForSequenceClassification, head=head)
+    def labels_in(self, example: LabelledText) -> tuple[str]:
+        """Return the text's label."""
+        return (example.label,)
 
-    @staticmethod
-    def _teachers_labels(folder: Path) -> tuple[str, ...]:
-        names = labels_of(folder)
-        if names is None:
-            raise TrainingError(f"the teacher in {folder} is no classifier; name one that is trained")
-        return names
-
-    def load_teacher(self, folder: Path) -> PreTrainedModel:
-        """Load the model that teaches."""
-        return load_model(folder, architecture=AutoModelForSequenceClassification)
+    def order(self, labels: Collection[str], place: str) -> tuple[str, ...]:
+        """Return numbers by size, names by alphabet."""
+        return label_order(labels, place)
 
     def make_features(self, examples: Sequence[LabelledText], *, labels: bool) -> list[Feature]:  # noqa: ARG002 - labels are judged too
         """Return a row of tokens and the label's id for each example."""
-        ids = self.labels.ids
-        wrong = next((example for example in examples if example.label not in ids), None)
-        if wrong is not None:
-            raise TrainingError(
-                f"{wrong.place}: the label {wrong.label!r} is none of the model's: {', '.join(ids)}; "
-                "leave such rows out, or train on data that have it"
-            )
+        ids = [self.id_of(example.label, example.place) for example in examples]
         try:
             rows = text_rows(self.plain, [e.texts for e in examples], max_length=self.data_args.max_seq_length)
         except ValueError as error:
             raise TrainingError(f"--max_seq_length: {error}") from error
-        pairs = zip(examples, rows, strict=True)
-        return [Feature(number, row, {"labels": ids[e.label]}) for number, (e, row) in enumerate(pairs)]
+        return [Feature(number, row, {"labels": ids[number]}) for number, row in enumerate(rows)]
 
     def judge(self, outputs: Mapping[str, Sequence[Tensor]]) -> tuple[dict[str, float], dict[str, Any]]:
         """Return accuracy, and f1 for two labels; eval_predictions.json, a row an example."""
         chances = torch.stack(list(outputs["logits"])).softmax(-1)
         best = chances.argmax(-1).tolist()
-        right = [feature.labels["labels"] for feature in self.eval_set.features]
+        right = [int(feature.labels["labels"]) for feature in self.eval_set.features]
         names = self.labels.names
         rows = [
             {"label": names[mine], "probability": float(chance[mine]), "expected": names[wanted]}
@@ -170,12 +135,6 @@ def f1_of(given: Sequence[int], right: Sequence[int]) -> float:
     return 2 * both / either if either else 0.0
 
 
-def told(data: TextArguments, split: str) -> str:
-    """Return how messages name a split of a named set."""
-    name, configuration = data.named_set or ("", None)
-    return " ".join(filter(None, ("--dataset_name", name, configuration))) + f", split {split}"
-
-
 def named_examples(data: TextArguments, split: str) -> tuple[list[LabelledText], tuple[str, ...] | None]:
     """Read a split with the `datasets` package; return its texts, and the labels that the set declares, by id.
 
@@ -186,27 +145,14 @@ def named_examples(data: TextArguments, split: str) -> tuple[list[LabelledText],
         split = "validation_matched"
     rows = load_split(name, configuration, split)
     features = getattr(rows, "features", None) or {}
-    names = getattr(features.get(data.label_column_name), "names", None)
-    place = told(data, split)
-
-    def named() -> Iterator[tuple[str, Mapping[str, Any]]]:
-        for number, row in enumerate(rows, 1):
-            yield f"{place}: row {number}", _with_name(row, data.label_column_name, names, f"{place}: row {number}")
-
-    found = labelled(named(), data.columns)
+    column = data.label_column_name
+    names = getattr(features.get(column), "names", None)
+    place = told(data.named_set, split)
+    label = None if names is None else partial(name_of, tuple(names))
+    found = labelled(placed_rows(rows, place, column, label), data.columns)
     if not found:
         raise TrainingError(f"{place}: holds no rows")
     return found, None if names is None else tuple(names)
-
-
-def _with_name(row: Mapping[str, Any], column: str, names: Sequence[str] | None, place: str) -> Mapping[str, Any]:
-    """Return the row with its label's name for its number."""
-    if names is None or column not in row:
-        return row
-    number = row[column]
-    if not isinstance(number, int) or not 0 <= number < len(names):
-        raise TrainingError(f"{place}: has no label ({number}); sets without labels can't be used")
-    return {**row, column: names[number]}
 
 
 if __name__ == "__main__":

@@ -87,41 +87,51 @@ def _request_fields(task: str, given: Mapping[str, str]) -> dict[str, str]:
 @app.command()
 def evaluate(
     model: ModelArgument,
-    dataset: Annotated[Path, typer.Option(help="a file in SQuAD form")],
+    dataset: Annotated[Path, typer.Option(help="SQuAD's JSON, labelled texts, or CoNLL's columns: as training reads")],
+    task: Annotated[str, typer.Option("--task", help="what the model does")] = "question_answering",
     engine_type: Annotated[str, typer.Option("--engine", help="sparrow or onnxruntime")] = "sparrow",
-    compare: Annotated[str | None, typer.Option(help="another engine, for how often both pick the same tokens")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="only the first so many questions")] = None,
+    compare: Annotated[str | None, typer.Option(help="another engine, to measure beside it")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="only the first so many examples")] = None,
     num_cores: Annotated[int | None, typer.Option("--num_cores", "--num-cores", min=1)] = None,
 ) -> None:
-    """Measure exact match and F1 on a question-answering file.
+    """Measure how right a model is on a file: exact match and F1 of answers, accuracy of labels, F1 of entities.
 
     Example: zoo evaluate my-model --dataset dev.json --compare onnxruntime
+    Example: zoo evaluate my-model --task text_classification --dataset dev.tsv
     """
-    from engine.bench import compare_argmax, evaluate_squad
+    from engine.bench import compare_argmax, evaluation_of
     from engine.pipelines import Pipeline
-    from zoo.squad import read_squad
 
-    examples = read_squad(dataset)[:limit]
-    result: dict[str, Any] = {"model": model, "questions": len(examples), "engines": {}}
+    kind = evaluation_of(task)
+    examples = kind.read(dataset)[:limit]
+    result: dict[str, Any] = {"model": model, "task": kind.task, kind.unit: len(examples), "engines": {}}
     with ExitStack() as opened:
         with waiting(_LOADING):
             pipelines = {
                 name: opened.enter_context(
-                    Pipeline.create("question_answering", model, num_cores=num_cores, batch_size=16, engine_type=name)
+                    Pipeline.create(
+                        kind.task, model, num_cores=num_cores, batch_size=16, engine_type=name, **kind.options
+                    )
                 )
                 for name in (engine_type, compare)
                 if name is not None
             }
         for name, pipeline in pipelines.items():
-            with counting_bar(f"questions, {name}") as progress:
-                result["engines"][name] = evaluate_squad(pipeline, examples, progress=progress)
-        if compare is not None:
+            with counting_bar(f"{kind.unit}, {name}") as progress:
+                result["engines"][name] = kind.measure(pipeline, examples, progress)
+        if compare is not None and kind.task == "question_answering":
             result["same_argmax"] = compare_argmax(pipelines[engine_type], pipelines[compare], examples)
-    lines = [
-        f"{name:<12} exact match {s['exact_match']:.2f} %, F1 {s['f1']:.2f} %" for name, s in result["engines"].items()
-    ]
-    same = [f"same start and end on {100 * result['same_argmax']:.2f} % of the windows"] if compare else []
-    Output.emit(result, "\n".join([f"{len(examples)} questions", *lines, *same]))
+    Output.emit(result, "\n".join([f"{len(examples)} {kind.unit}", *_scores(result, 1 if kind.percent else 100)]))
+
+
+def _scores(result: Mapping[str, Any], factor: int) -> list[str]:
+    lines = []
+    for name, scores in result["engines"].items():
+        told = (f"{key.replace('_', ' ').replace('f1', 'F1')} {factor * score:.2f} %" for key, score in scores.items())
+        lines.append(f"{name:<12} {', '.join(told)}")
+    if "same_argmax" in result:
+        lines.append(f"same start and end on {100 * result['same_argmax']:.2f} % of the windows")
+    return lines
 
 
 @app.command()

@@ -39,7 +39,10 @@ HOMES = {
 }
 REGISTRY_MAY_TAKE = {"zoo.stub", "zoo.manifest", "zoo.recipe", "zoo.schedule", "zoo.benchmark", "zoo.errors"}
 ENGINE_TAKERS = ("engine/model_source.py", "engine/pipelines/", "engine/bench/", "engine/commands.py")
-ENGINE_MAY_TAKE = {"zoo.answers", "zoo.squad", "zoo.errors", "zoo.terminal", "zoo.Settings", "zoo.Stub", "zoo.pull"}
+ENGINE_MAY_TAKE = {
+    *("zoo.answers", "zoo.squad", "zoo.labelled", "zoo.tagged", "zoo.entities", "zoo.scores", "zoo.texts"),
+    *("zoo.errors", "zoo.terminal", "zoo.Settings", "zoo.Stub", "zoo.pull"),
+}
 
 
 def _imports(path: Path) -> Iterator[str]:

@@ -30,7 +30,7 @@ from tests.zoo.train.runs import TEXT_RECIPE, text_flags
 from zoo.answers import load_tokenizer
 from zoo.texts import text_rows
 from zoo.train.models import load_model
-from zoo.train.tasks.text_classification import f1_of, main
+from zoo.train.tasks.text_classification import main
 
 HEAD = "classifier.weight"
 Files = tuple[Path, Path]
@@ -367,8 +367,3 @@ def test_the_command_and_the_one_of_old_train_and_export(encoder_folder: Path, r
     done = run("export", str(out), "--task", "qa")
     assert done.returncode == 1
     assert "holds a model for text_classification, not for question_answering" in done.stderr
-
-
-def test_f1_is_that_of_the_second_label() -> None:
-    assert f1_of([1, 1, 0, 0], [1, 0, 1, 0]) == 0.5
-    assert f1_of([0, 0], [0, 0]) == 0

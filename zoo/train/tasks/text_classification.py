@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 from zoo.errors import TrainingError
 from zoo.labelled import LABEL, Columns, LabelledText, label_order, labelled, read_labelled
+from zoo.scores import label_scores
 from zoo.texts import MAX_LENGTH, text_rows
 from zoo.train.arguments import DataArguments, FlagsError, flag
 from zoo.train.classifier import ClassifierRun
@@ -118,21 +119,11 @@ class TextClassification(ClassifierRun[TextArguments, LabelledText]):
             {"label": names[mine], "probability": float(chance[mine]), "expected": names[wanted]}
             for mine, wanted, chance in zip(best, right, chances, strict=True)
         ]
-        metrics = {"accuracy": sum(a == b for a, b in zip(best, right, strict=True)) / len(right)}
-        if len(names) == 2:
-            metrics["f1"] = f1_of(best, right)
-        return metrics, {"eval_predictions.json": rows}
+        return label_scores(best, right, len(names)), {"eval_predictions.json": rows}
 
     def texts(self, example: LabelledText) -> tuple[str, ...]:
         """Return the text, or the pair."""
         return example.texts
-
-
-def f1_of(given: Sequence[int], right: Sequence[int]) -> float:
-    """Return the F1 score of label 1 among 0 and 1, in [0, 1]: the harmonic mean of its precision and recall."""
-    both = sum(a == b == 1 for a, b in zip(given, right, strict=True))
-    either = sum(given) + sum(right)
-    return 2 * both / either if either else 0.0
 
 
 def named_examples(data: TextArguments, split: str) -> tuple[list[LabelledText], tuple[str, ...] | None]:

@@ -12,7 +12,13 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 from transformers.utils import logging as transformers_logging
 
 from zoo.errors import TrainingError
@@ -49,7 +55,8 @@ def load_model(
     if head is not None:
         config.id2label = dict(enumerate(head.labels))
         config.label2id = {label: index for index, label in enumerate(head.labels)}
-        config.problem_type = "single_label_classification"
+        if architecture is AutoModelForSequenceClassification:  # which else guesses it from the labels' type
+            config.problem_type = "single_label_classification"
     try:
         model: PreTrainedModel
         model, found = architecture.from_pretrained(

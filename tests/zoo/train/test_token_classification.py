@@ -102,6 +102,7 @@ def test_training_leaves_a_folder_that_can_be_served(student: Path) -> None:
     config = written(deployment / "config.json")
     assert config["id2label"] == dict(zip("01234", LABELS, strict=True))
     assert config["architectures"] == ["BertForTokenClassification"]
+    assert "problem_type" not in config
 
 
 def test_report_says_what_was_reached(student: Path) -> None:

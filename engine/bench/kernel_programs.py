@@ -65,23 +65,10 @@ def linear_program(step: LinearU8 | LinearF32) -> Program:
 
 
 def other_kernels(channels: int) -> Program:
-    """Every kernel that is no linear layer, once, on heads of 64 channels."""
-    names = [
-        "embedded",
-        "normalised",
-        "bytes",
-        "attended",
-        "attended_bytes",
-        "dequantized",
-        "token_bytes",
-        "rescaled",
-        "activated",
-        "added",
-    ]
+    """Every kernel that is no linear layer but those of `token_kernels`, once, on heads of 64 channels."""
+    names = ("embedded", "normalised", "bytes", "attended", "attended_bytes", "dequantized", "activated", "added")
     place = {name: i for i, name in enumerate(names)}
-    buffers = [Buffer(name, channels, "u8" if "bytes" in name else "f32") for name in names]
-    scales = len(buffers)
-    buffers.append(Buffer("scales", 2, "f32"))
+    buffers = tuple(Buffer(name, channels, "u8" if "bytes" in name else "f32") for name in names)
     x, q = place["normalised"], place["bytes"]
     ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
     attention = Attention("attention_f32", x, x, x, channels // 64, 64, 0.125, None, 0.0, place["attended"])
@@ -105,13 +92,25 @@ def other_kernels(channels: int) -> Program:
         attention,
         integer_attention,
         Dequantize("dequantize", place["attended_bytes"], place["dequantized"], _QUANTIZATION),
-        QuantizeTokens("quantize_tokens", x, place["token_bytes"], scales),
-        Rescale("rescale", place["dequantized"], scales, ones, zeros, "none", place["rescaled"]),
-        Activate("activate", place["rescaled"], "gelu", place["activated"]),
+        Activate("activate", place["dequantized"], "gelu", place["activated"]),
         Add("add", place["activated"], place["attended"], place["added"]),
         Output("y", place["added"], 0),
     )
-    return Program((Input("ids"),), tuple(buffers), steps)
+    return Program((Input("ids"),), buffers, steps)
+
+
+def token_kernels(channels: int) -> Program:
+    """The two kernels around a layer whose activations are quantized token by token; what is embedded is rescaled."""
+    sizes = {"embedded": channels, "bytes": channels, "scales": 2, "rescaled": channels}
+    buffers = tuple(Buffer(name, size, "u8" if name == "bytes" else "f32") for name, size in sizes.items())
+    ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    steps: tuple[Step, ...] = (
+        _embed(channels),
+        QuantizeTokens("quantize_tokens", 0, 1, 2),
+        Rescale("rescale", 0, 2, ones, zeros, "none", 3),
+        Output("y", 3, 0),
+    )
+    return Program((Input("ids"),), buffers, steps)
 
 
 def _embed(channels: int) -> Embed:

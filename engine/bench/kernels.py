@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from engine import cost_model, plan
 from engine.bench.explain import step_reports
-from engine.bench.kernel_programs import VOCABULARY, linear, linear_program, other_kernels
+from engine.bench.kernel_programs import VOCABULARY, linear, linear_program, other_kernels, token_kernels
 from engine.bench.noise import Noise
 from engine.cost_model import WeightType
 from engine.library import runs_code, usable_isas
-from engine.program import Layout, LinearF32, LinearU8
+from engine.program import Layout, LinearF32, LinearU8, Program
 from engine.runtime import CompiledModel, Peaks
 
 SHAPES = ((768, 768), (768, 3072), (3072, 768), (1024, 1024), (1024, 4096), (4096, 1024))
@@ -143,7 +143,10 @@ def benchmark_kernels(
     rows: list[KernelRow] = []
     steps: list[StepRow] = []
     for done, width in enumerate(channels):
-        steps += _measure_steps(width, wanted, tokens, num_cores, peaks)
+        for program in (other_kernels(width), token_kernels(width)):
+            known = {(row.kernel, row.shape, row.tokens) for row in steps}
+            found = _measure_steps(program, wanted, tokens, num_cores, peaks)
+            steps += [row for row in found if (row.kernel, row.shape, row.tokens) not in known]
         if progress is not None:
             progress(done + 1, len(channels) + len(layers))
     for done, (kind, (k, n), sparsity) in enumerate(layers, len(channels)):
@@ -251,9 +254,9 @@ def _contest(
 
 
 def _measure_steps(
-    channels: int, isas: Sequence[str], all_tokens: Sequence[int], num_cores: int | None, peaks: dict[str, Peaks]
+    program: Program, isas: Sequence[str], all_tokens: Sequence[int], num_cores: int | None, peaks: dict[str, Peaks]
 ) -> Iterator[StepRow]:
-    encoded = plan.encode(other_kernels(channels))
+    encoded = plan.encode(program)
     with ExitStack() as opened:
         models = [opened.enter_context(_open(encoded, isa, num_cores)) for isa in isas]
         for isa, model in zip(isas, models, strict=True):

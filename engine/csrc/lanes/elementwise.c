@@ -51,14 +51,25 @@ void SPW_KERNEL(quantize_tokens)(const spw_quantize *step, uint32_t tile_begin, 
   }
 }
 
+SPW_INLINE void rescale_rows(const spw_rescale *step, uint32_t tile, uint32_t c, const uint32_t count) {
+  vf scale = vf_load(row_at(&step->scales, tile, 0)), zero = vf_load(row_at(&step->scales, tile, 1)), y[4];
+  const float *from = row_at(&step->x, tile, c);
+#pragma GCC unroll 4
+  for (uint32_t i = 0; i < count; i++) {
+    vf x = vf_sub(vf_load(from + i * SPW_LANES), vf_mul(zero, vf_set1(step->offset[c + i])));
+    y[i] = vf_add(vf_mul(x, scale), vf_set1(step->bias[c + i]));
+  }
+  if (step->activation != SPW_NONE)
+    for (uint32_t i = 0; i < count; i++) y[i] = vf_activation(y[i], step->activation);
+#pragma GCC unroll 4
+  for (uint32_t i = 0; i < count; i++) vf_store(row_at(&step->y, tile, c) + i * SPW_LANES, y[i]);
+}
+
 void SPW_KERNEL(rescale)(const spw_rescale *step, uint32_t tile_begin, uint32_t tile_end) {
   for (uint32_t tile = tile_begin; tile < tile_end; tile++) {
-    vf scale = vf_load(row_at(&step->scales, tile, 0)), zero = vf_load(row_at(&step->scales, tile, 1));
-    for (uint32_t c = 0; c < step->channels; c++) {
-      vf x = vf_sub(vf_load(row_at(&step->x, tile, c)), vf_mul(zero, vf_set1(step->offset[c])));
-      vf y = vf_add(vf_mul(x, scale), vf_set1(step->bias[c]));
-      vf_store(row_at(&step->y, tile, c), vf_activation(y, step->activation));
-    }
+    uint32_t c = 0;
+    for (; c + 4 <= step->channels; c += 4) rescale_rows(step, tile, c, 4);
+    for (; c < step->channels; c++) rescale_rows(step, tile, c, 1);
   }
 }
 

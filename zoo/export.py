@@ -39,7 +39,7 @@ from zoo.texts import text_rows
 from zoo.train.deploy import deployable
 from zoo.train.fake_quantize import onnx_translations
 from zoo.train.features import Tokens
-from zoo.train.models import load_model
+from zoo.train.models import load_model, tells_types_apart
 from zoo.train.quantization import quantized_modules
 
 OPSET = 20
@@ -254,8 +254,7 @@ def _write(
 
 def input_names(model: nn.Module) -> tuple[str, ...]:
     """Return which of the three inputs the model has."""
-    with_types = int(getattr(model.config, "type_vocab_size", 0) or 0) > 0
-    return INPUTS if with_types else INPUTS[:2]
+    return INPUTS if tells_types_apart(model) else INPUTS[:2]
 
 
 class _Plain(nn.Module):

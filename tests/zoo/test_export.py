@@ -21,6 +21,8 @@ from transformers import (
     DistilBertForQuestionAnswering,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForQuestionAnswering,
 )
 
 import zoo.export
@@ -73,6 +75,13 @@ def distilbert() -> PreTrainedModel:
     torch.manual_seed(0)
     sizes = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
     return DistilBertForQuestionAnswering(DistilBertConfig(vocab_size=30, max_position_embeddings=64, **sizes)).eval()
+
+
+def roberta() -> PreTrainedModel:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = RobertaConfig(vocab_size=30, max_position_embeddings=66, type_vocab_size=1, pad_token_id=0, **sizes)
+    return RobertaForQuestionAnswering(config).eval()
 
 
 def prune(model: PreTrainedModel) -> None:
@@ -221,6 +230,12 @@ def test_distilbert_has_no_token_types_and_channels_keep_their_scales(tmp_path: 
         a.i for node in graph.node for a in node.attribute if node.op_type == "DequantizeLinear" and a.name == "axis"
     ]
     assert axes.count(1) >= 7
+
+
+def test_roberta_reads_no_types_whatever_the_tokenizer_says(tmp_path: Path) -> None:
+    folder = save(calibrated(roberta(), Scheme()), tmp_path / "roberta", RECIPE)
+    graph = onnx.load(export(folder, tmp_path / "out", samples=SAMPLES, max_length=48) / "model.onnx").graph
+    assert [i.name for i in graph.input] == ["input_ids", "attention_mask"]
 
 
 def test_row_81_a_model_that_differs_is_not_written(

@@ -83,6 +83,11 @@ def load_model(
     return model
 
 
+def tells_types_apart(model: nn.Module) -> bool:
+    """Whether the model reads token_type_ids: one of a single type, as RoBERTa, has nothing to tell by them."""
+    return int(getattr(model.config, "type_vocab_size", 0) or 0) > 1
+
+
 def _config(folder: Path) -> Any:
     if not (folder / "config.json").is_file():
         raise TrainingError(f"{folder} has no config.json; it must be a folder with config.json and {WEIGHTS}")

@@ -27,7 +27,7 @@ from zoo.train.arguments import DataArguments, ModelArguments, RunArguments, che
 from zoo.train.distillation import LayerOutputs, ModelTeacher, RememberedTeacher, Teacher
 from zoo.train.dropout import set_dropout, use_byte_dropout
 from zoo.train.features import Collator, Feature, Features, predict
-from zoo.train.models import inherited_quantization, load_tokenizer
+from zoo.train.models import inherited_quantization, load_tokenizer, tells_types_apart
 from zoo.train.quantization import ATTENTION
 from zoo.train.report import build_report
 from zoo.train.sources import recipe_of, training_folder
@@ -64,7 +64,15 @@ def _log_to_stderr() -> None:
     zoo_log = logging.getLogger("zoo")
     zoo_log.setLevel(logging.INFO)
     if not zoo_log.handlers:
-        zoo_log.addHandler(logging.StreamHandler())
+        zoo_log.addHandler(_StderrHandler())
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to what standard error is by then: who calls `main` twice may have put another in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{self.format(record)}\n")
+        sys.stderr.flush()
 
 
 @dataclass
@@ -187,7 +195,7 @@ class Run(ABC, Generic[DataT, ExampleT]):
             use_byte_dropout(self.model)
         self.collator = Collator(
             pad_id=int(self.tokenizer.pad_token_id or 0),
-            with_types=int(getattr(self.model.config, "type_vocab_size", 0) or 0) > 0,
+            with_types=tells_types_apart(self.model),
             length=self.data_args.max_seq_length if self.data_args.pad_to_max_length else None,
         )
 

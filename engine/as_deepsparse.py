@@ -234,16 +234,7 @@ class Engine:
         )
 
 
-def compile_model(
-    model: Source,
-    batch_size: int | None = 1,
-    num_cores: int | None = None,
-    num_streams: int | None = None,
-    scheduler: str | Scheduler | None = None,
-    input_shapes: Sequence[Sequence[int]] | None = None,
-) -> Engine:
-    """An `Engine` of these arguments."""
-    return Engine(model, batch_size, num_cores, num_streams, scheduler, input_shapes)
+compile_model = Engine  # the originals have both names
 
 
 def _sequence_of(input_shapes: Sequence[Sequence[int]] | None) -> int:

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForQuestionAnswering, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+)
 
 torch.set_num_threads(1)
 
@@ -43,6 +53,19 @@ def tiny_config() -> BertConfig:
         max_position_embeddings=64,
         initializer_range=0.2,
     )
+
+
+def save_other_encoder(folder: Path, kind: str) -> None:
+    """Write an encoder without a head, and its tokenizer: a distilbert or a roberta."""
+    torch.manual_seed(0)
+    base: PreTrainedModel
+    if kind == "roberta":
+        base = RobertaModel(RobertaConfig(**{**tiny_config().to_dict(), "model_type": kind, "pad_token_id": 0}))
+    else:
+        sizes = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 64}
+        base = DistilBertModel(DistilBertConfig(vocab_size=len(SPECIAL) + len(WORDS), **sizes))
+    base.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
 
 
 def tiny_bert(seed: int = 0) -> BertForQuestionAnswering:

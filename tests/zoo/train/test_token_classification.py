@@ -16,16 +16,11 @@ import safetensors.torch
 import torch
 from transformers import (
     AutoModelForTokenClassification,
-    DistilBertConfig,
-    DistilBertModel,
-    PreTrainedModel,
-    RobertaConfig,
-    RobertaModel,
 )
 
 import engine
 from engine.pipelines import Pipeline
-from tests.zoo.train.conftest import WORDS, make_sentences, make_tokenizer, tiny_config, write_conll
+from tests.zoo.train.conftest import WORDS, make_sentences, make_tokenizer, save_other_encoder, write_conll
 from tests.zoo.train.runs import TOKEN_RECIPE, text_flags
 from zoo.answers import load_tokenizer
 from zoo.entities import entities, entity_scores
@@ -153,16 +148,7 @@ def test_the_engine_runs_what_was_trained(kind: str, request: pytest.FixtureRequ
 
 @pytest.mark.parametrize("kind", ["distilbert", "roberta"])
 def test_other_encoders_are_trained_and_served(kind: str, sentences: Files, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    tokenizer = make_tokenizer()
-    base: PreTrainedModel
-    if kind == "roberta":
-        base = RobertaModel(RobertaConfig(**{**tiny_config().to_dict(), "model_type": kind, "pad_token_id": 0}))
-    else:
-        sizes = {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 64}
-        base = DistilBertModel(DistilBertConfig(vocab_size=len(tokenizer), **sizes))
-    base.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
+    save_other_encoder(tmp_path / "base", kind)
     recipe = "modifiers:\n  - !QuantizationModifier {start_epoch: 0.0}\n"
     more = ("--max_steps", "2", "--recipe", recipe, "--num_export_samples", "1", "--pad_to_max_length", "true")
     assert main(text_flags(tmp_path / "base", tmp_path / "out", *sentences, *more)) == 0
